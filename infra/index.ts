@@ -1,0 +1,106 @@
+import { getStack, isDryRun, type Output, runtime } from "@pulumi/pulumi";
+import { Cache } from "./azure/cache.ts";
+import { Cluster } from "./azure/cluster.ts";
+import { KeyVault } from "./azure/key-vault.ts";
+import { Network } from "./azure/network.ts";
+import { Registry } from "./azure/registry.ts";
+import { ServiceBus } from "./azure/service-bus.ts";
+import { Site } from "./azure/site.ts";
+import { Storage } from "./azure/storage.ts";
+import { Telemetry } from "./azure/telemetry.ts";
+import { WorkloadIdentity } from "./azure/workload-identity.ts";
+import { stackOutputs } from "./outputs.ts";
+import { CertManager } from "./platform/cert-manager.ts";
+import { EnvoyGateway } from "./platform/envoy-gateway.ts";
+import { Gateway } from "./platform/gateway.ts";
+import { KEDA_OPERATOR, Keda } from "./platform/keda.ts";
+import { Logging } from "./platform/logging.ts";
+import { Monitoring } from "./platform/monitoring.ts";
+import { parseSettings, refusePlaceholders } from "./settings.ts";
+import { ApiKey } from "./workload/api-key.ts";
+import { ServerImage } from "./workload/image.ts";
+import { McpServer } from "./workload/mcp-server.ts";
+import { JOB_WORKER, MCP_SERVER, WorkloadNamespace } from "./workload/namespace.ts";
+import { NetworkPolicies } from "./workload/network-policies.ts";
+import { Workspace } from "./workload/workspace.ts";
+
+/** The whole stack: settings, then Azure, then what the cluster runs for everyone, then the product. */
+export default async function stack(): Promise<Record<string, Output<unknown>>> {
+  const settings = parseSettings(getStack(), runtime.allConfig());
+  if (!isDryRun()) refusePlaceholders(settings);
+
+  // Azure
+  const site = await Site.create("site", settings);
+  const telemetry = new Telemetry("telemetry", { site, retentionDays: settings.logRetentionDays });
+  const network = new Network("network", { site, settings });
+  const { privateLink } = network;
+  const registry = new Registry("registry", { site, settings, telemetry, privateLink });
+  const vault = new KeyVault("vault", { site, settings, telemetry, network });
+  const jobs = new ServiceBus("jobs", { site, settings, telemetry, privateLink });
+  const storage = new Storage("storage", { site, settings, network });
+  const cache = settings.cache && new Cache("cache", { site, settings: settings.cache, privateLink });
+  const cluster = new Cluster("cluster", { site, settings, network, registry, telemetry });
+
+  // Who the workloads are, and what each may do
+  const federation = { site, issuer: cluster.oidcIssuer };
+  const server = new WorkloadIdentity("mcp-server", { ...federation, serviceAccount: MCP_SERVER });
+  const worker = new WorkloadIdentity("job-worker", { ...federation, serviceAccount: JOB_WORKER });
+  const scaler = new WorkloadIdentity("keda", { ...federation, serviceAccount: KEDA_OPERATOR });
+  vault.grantReadSecrets(server);
+  jobs.grantSend(server);
+  jobs.grantReceive(worker);
+  jobs.grantReadQueueLength(scaler, settings.keda.role);
+  storage.grantJobState(server);
+  storage.grantJobState(worker);
+  cache?.grantUse(server);
+  cache?.grantUse(worker);
+
+  // What the cluster runs for everyone
+  const inCluster = { provider: cluster.kubernetes };
+  const monitoring = new Monitoring("monitoring", { vault, sizes: settings.cluster }, inCluster);
+  const withMetrics = { ...inCluster, dependsOn: monitoring };
+  new Logging("logging", {}, withMetrics);
+  const envoy = new EnvoyGateway("envoy-gateway", { publicIp: network.publicIp }, withMetrics);
+  const certManager = new CertManager(
+    "cert-manager",
+    { email: settings.certificate.email },
+    { ...inCluster, dependsOn: envoy },
+  );
+  const keda = new Keda("keda", { identity: scaler }, withMetrics);
+
+  // The product
+  const image = new ServerImage("image", { registry, published: settings.image });
+  const namespace = new WorkloadNamespace("workload", { server, worker }, inCluster);
+  const gateway = new Gateway(
+    "gateway",
+    {
+      publicIp: network.publicIp,
+      domain: settings.domain,
+      issuer: settings.certificate.issuer,
+      routesFrom: namespace.name,
+    },
+    { ...inCluster, dependsOn: [envoy, certManager] },
+  );
+  const apiKey = new ApiKey("api-key", { stack: settings.stack, vault });
+  const workspace = new Workspace(
+    "workspace",
+    { settings: settings.workspace, share: storage.workspaceShare, namespace },
+    inCluster,
+  );
+  new NetworkPolicies("network-policies", { namespace }, inCluster);
+  const mcpServer = new McpServer(
+    "mcp-server",
+    {
+      settings: settings.server,
+      namespace,
+      image,
+      workspace,
+      gateway,
+      apiKey,
+      backing: { vault, jobs, storage, cache, telemetry },
+    },
+    { ...inCluster, dependsOn: [keda, gateway] },
+  );
+
+  return stackOutputs({ settings, site, cluster, registry, vault, monitoring, mcpServer, image, apiKey });
+}
