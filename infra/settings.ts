@@ -314,12 +314,10 @@ const StackFile = z.object({
   ).default("Sunday 02:00"),
   kubernetesVersion: oneOf("1.35", "1.36").default("1.36"),
   aksTier: byProfile("Free", "Standard"),
-  zones: z
-    .union(
-      [z.literal(BY_PROFILE), z.literal("none"), z.string().regex(/^[123](,[123]){0,2}$/)],
-      refuse((v) => `${v} is not a list of zones; write "none" or zones such as "1,2,3"`),
-    )
-    .default(BY_PROFILE),
+  zones: text(
+    /^(profile|none|(?!.*([123]).*\2)[123](,[123]){0,2})$/,
+    'is not a list of zones; write "none" or zones such as "1,2,3"',
+  ).default(BY_PROFILE),
   systemPool: z.union([z.literal(BY_PROFILE), range(1, 100, "nodes")]).default(BY_PROFILE),
   systemVmSize: vmSize.default("Standard_D4ds_v5"),
   userPool: z.union([z.literal(BY_PROFILE), z.literal("none"), range(1, 100, "nodes")]).default(BY_PROFILE),
@@ -335,16 +333,10 @@ const StackFile = z.object({
     .default("0"),
   keyVaultPurgeProtection: byProfile("on", "off"),
   serviceBusSku: byProfile("Standard", "Premium"),
-  cache: z
-    .union(
-      [
-        z.literal(BY_PROFILE),
-        z.literal("memory"),
-        z.string().regex(/^(Balanced_B|MemoryOptimized_M|ComputeOptimized_X)\d{1,4}$/),
-      ],
-      refuse((v) => `${v} is neither "memory" nor a size of Azure Managed Redis such as "Balanced_B1"`),
-    )
-    .default(BY_PROFILE),
+  cache: text(
+    /^(profile|memory|(Balanced_B|MemoryOptimized_M|ComputeOptimized_X)\d{1,4})$/,
+    'is neither "memory" nor a size of Azure Managed Redis such as "Balanced_B1"',
+  ).default(BY_PROFILE),
   cacheHighAvailability: byProfile("on", "off"),
   workspace: byProfile("nfs", "emptyDir"),
   // Premium file shares start at 100 GiB and end at 100 TiB.

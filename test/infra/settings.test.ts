@@ -1,0 +1,254 @@
+import { readFileSync } from "node:fs";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { parse } from "yaml";
+import { parseSettings, refusePlaceholders, SETTING_KEYS, SettingsError } from "../../infra/settings.ts";
+
+type Config = Record<string, string>;
+
+const withKeys = (config: Config) => Object.fromEntries(Object.entries(config).map(([k, v]) => [`mcp:${k}`, v]));
+const settingsOf = (stack: string, config: Config = {}) => parseSettings(stack, withKeys(config));
+const PROD = { authorizedRanges: '["20.30.40.50/32"]' };
+
+function faultsOf(stack: string, config: Config): readonly string[] {
+  try {
+    settingsOf(stack, config);
+  } catch (error) {
+    if (error instanceof SettingsError) return error.faults;
+    throw error;
+  }
+  return [];
+}
+
+const project = parse(readFileSync("Pulumi.yaml", "utf8")) as {
+  config: Record<string, { type: string; default: unknown; description: string }>;
+};
+
+describe("profiles", () => {
+  it("fill in what a stack's file leaves open", () => {
+    const dev = settingsOf("dev");
+    expect(dev.cluster).toMatchObject({ tier: "Free", systemPool: { min: 1, max: 3 }, userPool: undefined, zones: [] });
+    expect(dev.server.replicas).toEqual({ min: 1, max: 1 });
+    expect(dev).toMatchObject({ cache: undefined, protect: false, privateEndpoints: false });
+
+    const staging = settingsOf("staging");
+    expect(staging.cluster).toMatchObject({
+      tier: "Standard",
+      systemPoolDedicated: false,
+      userPool: { min: 2, max: 5 },
+    });
+    expect(staging.cache).toEqual({ sku: "Balanced_B0", highAvailability: false });
+    expect(staging.certificate.issuer).toBe("letsencrypt-prod");
+
+    const prod = settingsOf("prod", PROD);
+    expect(prod.cluster).toMatchObject({
+      systemPoolDedicated: true,
+      zones: ["1", "2", "3"],
+      userPool: { min: 3, max: 10 },
+    });
+    expect(prod).toMatchObject({
+      protect: true,
+      privateEndpoints: true,
+      registry: { sku: "Premium" },
+      serviceBus: { sku: "Premium" },
+      keyVault: { retentionDays: 90, purgeProtection: true },
+      cache: { highAvailability: true },
+    });
+  });
+
+  it("serve a stack of any other name that says which it resembles", () => {
+    expect(settingsOf("qa", { profile: "staging" }).registry.sku).toBe("Standard");
+  });
+
+  it("give way to the stack's file, line by line", () => {
+    const s = settingsOf("staging", {
+      systemPool: "3",
+      userPool: "none",
+      replicas: "2-3",
+      zones: "1,3",
+      keyVaultRetentionDays: "30",
+    });
+    expect(s.cluster).toMatchObject({ systemPool: { min: 3, max: 3 }, userPool: undefined, zones: ["1", "3"] });
+    expect(s.server.replicas).toEqual({ min: 2, max: 3 });
+    expect(s.keyVault.retentionDays).toBe(30);
+  });
+
+  it("drop the system pool's taint when there is no other pool to run on", () => {
+    expect(settingsOf("prod", { ...PROD, userPool: "none" }).cluster.systemPoolDedicated).toBe(false);
+  });
+});
+
+describe("management planes", () => {
+  it("are narrowed to the ranges wherever some are given, a bare address being one", () => {
+    for (const stack of ["dev", "staging", "prod"]) {
+      expect(settingsOf(stack, { authorizedRanges: '["20.30.40.50"]' }).managementPlanes).toEqual({
+        access: "ranges",
+        ranges: ["20.30.40.50/32"],
+      });
+    }
+  });
+
+  it("are private in prod for a runner inside the network", () => {
+    const runnerNetworkId =
+      "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/hub/providers/Microsoft.Network/virtualNetworks/hub";
+    expect(settingsOf("prod", { runnerNetworkId }).managementPlanes).toEqual({ access: "private", runnerNetworkId });
+  });
+});
+
+/** One bad stack file a row: stack, what it says, what the message must name (key, value, mend). */
+const REFUSALS: [stack: string, config: Config, ...names: string[]][] = [
+  ["dev", { locaton: "eastus2" }, "mcp:locaton", "did you mean mcp:location?"],
+  ["dev", { entirelyElse: "1" }, "mcp:entirelyElse", "docs/settings.md"],
+  ["dev", { profile: "test" }, "mcp:profile", '"test"', "dev, staging, prod"],
+  ["qa", {}, "mcp:profile", '"qa"', "resembles"],
+  ["My-Stack", { profile: "dev" }, '"My-Stack"', "lower-case"],
+  ["verylongname", { profile: "dev" }, '"verylongname"', "up to 8"],
+  ["dev", { name: "my-app" }, "mcp:name", '"my-app"', "2 to 6"],
+  ["dev", { name: "1mcp" }, "mcp:name", '"1mcp"', "a letter first"],
+  ["dev", { location: "East US 2" }, "mcp:location", '"East US 2"', '"eastus2"'],
+  ["dev", { tags: '["owner"]' }, "mcp:tags.0", '"owner"', "key=value"],
+  ["dev", { tags: '["a/b=c"]' }, "mcp:tags.0", '"a/b=c"', "without"],
+  ["dev", { tags: "owner=me" }, "mcp:tags", '"owner=me"', "YAML list"],
+  ["dev", { dnsLabel: "-mcp" }, "mcp:dnsLabel", '"-mcp"', "a letter first"],
+  ["dev", { dnsLabel: "Mcp" }, "mcp:dnsLabel", '"Mcp"', "lower-case"],
+  ["dev", { domain: "https://mcp.example.com" }, "mcp:domain", "https://mcp.example.com", "without scheme"],
+  ["dev", { domain: "localhost" }, "mcp:domain", '"localhost"', "mcp.example.com"],
+  ["dev", { image: "mcp-server:latest" }, "mcp:image", '"mcp-server:latest"', "@sha256:"],
+  ["dev", { image: `ghcr.io/a/b@sha256:${"0".repeat(63)}` }, "mcp:image", "64 hex digits"],
+  ["dev", { authorizedRanges: '["10.1.0.0/16"]' }, "mcp:authorizedRanges.0", '"10.1.0.0/16"', "public address"],
+  ["dev", { authorizedRanges: '["100.64.1.1"]' }, "mcp:authorizedRanges.0", '"100.64.1.1"', "public address"],
+  ["dev", { authorizedRanges: '["0.0.0.0/0"]' }, "mcp:authorizedRanges.0", '"0.0.0.0/0"', "name the addresses"],
+  ["dev", { authorizedRanges: '["20.1.2.3/24"]' }, "mcp:authorizedRanges.0", '"20.1.2.3/24"', "write 20.1.2.0/24"],
+  ["dev", { authorizedRanges: '["20.1.2.300"]' }, "mcp:authorizedRanges.0", '"20.1.2.300"', "255"],
+  ["dev", { authorizedRanges: '["my-office"]' }, "mcp:authorizedRanges.0", '"my-office"', "203.0.113.7/32"],
+  ["dev", { authorizedRanges: "[20]" }, "mcp:authorizedRanges.0", "20", "CIDR"],
+  ["dev", { authorizedRanges: '{"a":1}' }, "mcp:authorizedRanges", "YAML list"],
+  ["dev", { runnerNetworkId: "hub" }, "mcp:runnerNetworkId", '"hub"', "az network vnet show"],
+  ["dev", { managementPlanes: "closed" }, "mcp:managementPlanes", '"closed"', "public, private"],
+  ["dev", { privateEndpoints: "yes" }, "mcp:privateEndpoints", '"yes"', "on, off"],
+  ["dev", { admins: '["alice@example.com"]' }, "mcp:admins.0", "alice@example.com", "User:<object id>"],
+  ["dev", { protect: "true" }, "mcp:protect", '"true"', "on, off"],
+  ["dev", { certificateIssuer: "letsencrypt" }, "mcp:certificateIssuer", '"letsencrypt"', "letsencrypt-staging"],
+  ["dev", { certificateEmail: "ops" }, "mcp:certificateEmail", '"ops"', "e-mail"],
+  ["dev", { logRetentionDays: "7" }, "mcp:logRetentionDays", "7", "30 to 730"],
+  ["dev", { logRetentionDays: "a month" }, "mcp:logRetentionDays", '"a month"', "30 to 730"],
+  ["dev", { maintenanceWindow: "Sun 2am" }, "mcp:maintenanceWindow", '"Sun 2am"', '"Sunday 02:00"'],
+  ["dev", { maintenanceWindow: "Sunday 24:00" }, "mcp:maintenanceWindow", '"Sunday 24:00"'],
+  ["dev", { kubernetesVersion: "1.29" }, "mcp:kubernetesVersion", '"1.29"', "1.35, 1.36"],
+  ["dev", { aksTier: "Premium" }, "mcp:aksTier", '"Premium"', "Free, Standard"],
+  ["dev", { zones: "1,4" }, "mcp:zones", '"1,4"', '"1,2,3"'],
+  ["dev", { zones: "1,1" }, "mcp:zones", '"1,1"', '"1,2,3"'],
+  ["dev", { systemPool: "3-1" }, "mcp:systemPool", "3", "min <= max"],
+  ["dev", { systemPool: "0-1" }, "mcp:systemPool", "1 <= min"],
+  ["dev", { systemPool: "many" }, "mcp:systemPool", '"many"', "min-max"],
+  ["dev", { systemPool: "none" }, "mcp:systemPool", '"none"', "min-max"],
+  ["dev", { systemVmSize: "Standard_B4ms" }, "mcp:systemVmSize", "Standard_B4ms", "burstable"],
+  ["dev", { systemVmSize: "Standard_D2ds_v5" }, "mcp:systemVmSize", "Standard_D2ds_v5", "vCPU"],
+  ["dev", { userVmSize: "D4" }, "mcp:userVmSize", '"D4"', "Standard_D4ds_v5"],
+  ["dev", { registrySku: "premium" }, "mcp:registrySku", '"premium"', "Premium"],
+  ["dev", { keyVaultRetentionDays: "3" }, "mcp:keyVaultRetentionDays", "3", "7 to 90"],
+  ["dev", { serviceBusSku: "Basic" }, "mcp:serviceBusSku", '"Basic"', "Standard, Premium"],
+  ["dev", { cache: "redis" }, "mcp:cache", '"redis"', "Balanced_B1"],
+  ["dev", { workspace: "smb" }, "mcp:workspace", '"smb"', "nfs, emptyDir"],
+  ["dev", { workspaceSizeGiB: "50" }, "mcp:workspaceSizeGiB", "50", "100"],
+  ["dev", { replicas: "0" }, "mcp:replicas", "1 <= min"],
+  ["dev", { kedaRole: "owner" }, "mcp:kedaRole", '"owner"', "queue-reader, receiver"],
+  // combinations
+  ["dev", { replicas: "2" }, "mcp:cache", '"memory"', "Balanced_B0"],
+  ["staging", { workspace: "emptyDir" }, "mcp:workspace", '"emptyDir"', '"nfs"'],
+  ["dev", { privateEndpoints: "on" }, "mcp:registrySku", '"Basic"', "Premium"],
+  ["staging", { privateEndpoints: "on", registrySku: "Premium" }, "mcp:serviceBusSku", '"Standard"', "Premium"],
+  ["prod", {}, "mcp:managementPlanes", "mcp:runnerNetworkId", "mcp:authorizedRanges"],
+  ["prod", { ...PROD, managementPlanes: "private" }, "mcp:authorizedRanges", "20.30.40.50/32", "drop them"],
+  ["dev", { managementPlanes: "private" }, "mcp:privateEndpoints", '"off"', '"on"'],
+];
+
+describe("a bad stack file is refused", () => {
+  it.each(REFUSALS)("%s %o", (stack, config, ...names) => {
+    const faults = faultsOf(stack, config);
+    expect(
+      faults.some((fault) => names.every((name) => fault.includes(name))),
+      faults.join("\n"),
+    ).toBe(true);
+  });
+
+  it("with all its faults at once, each naming its key", () => {
+    const faults = faultsOf("dev", { locaton: "x", image: "a:b", zones: "9", admins: '["me","User:1"]' });
+    expect(faults).toHaveLength(5);
+    for (const key of ["mcp:locaton", "mcp:image", "mcp:zones", "mcp:admins.0", "mcp:admins.1"]) {
+      expect(faults.some((f) => f.startsWith(`${key}:`))).toBe(true);
+    }
+  });
+
+  it("without a stack trace in front of the user", () => {
+    const error = new SettingsError("dev", ["mcp:x: y"]);
+    expect(error.message).toContain('Stack "dev" has one setting to mend before anything is created');
+    expect((error as { __pulumiRunError?: boolean }).__pulumiRunError).toBe(true);
+  });
+});
+
+describe("the examples of the shipped stack files", () => {
+  it("may be planned but not deployed", () => {
+    const settings = settingsOf("prod", { authorizedRanges: '["203.0.113.10/32"]' });
+    expect(() => refusePlaceholders(settings)).toThrow(/203\.0\.113\.10\/32.*name the public address/);
+    expect(() => refusePlaceholders(settingsOf("prod", PROD))).not.toThrow();
+  });
+});
+
+describe("any configuration at all", () => {
+  it("is either complete or refused with faults that name their keys", () => {
+    const key = fc.oneof(fc.constantFrom(...SETTING_KEYS), fc.string());
+    fc.assert(
+      fc.property(
+        fc.dictionary(key, fc.oneof(fc.string(), fc.constantFrom("profile", "on", "2-3", "[]", "none"))),
+        (config) => {
+          const faults = faultsOf("dev", config);
+          for (const fault of faults) expect(fault).toMatch(/^mcp:/);
+        },
+      ),
+    );
+  });
+
+  it("leaves providers' own settings alone", () => {
+    expect(parseSettings("dev", { "azure-native:location": "anything", "kubernetes:x": "y" }).location).toBe("eastus2");
+  });
+
+  it("accepts every public range whose host bits are zero, as written", () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 8, max: 32 }), fc.integer({ min: 0, max: 2 ** 24 - 1 }), (bits, rest) => {
+        const address = 20 * 2 ** 24 + rest;
+        const start = address - (address % 2 ** (32 - bits));
+        const cidr = `${[24, 16, 8, 0].map((s) => Math.floor(start / 2 ** s) % 256).join(".")}/${bits}`;
+        expect(settingsOf("dev", { authorizedRanges: JSON.stringify([cidr]) }).managementPlanes).toEqual({
+          access: "ranges",
+          ranges: [cidr],
+        });
+      }),
+    );
+  });
+});
+
+describe("Pulumi.yaml", () => {
+  it("describes every setting, and no other", () => {
+    expect(Object.keys(project.config).sort()).toEqual([...SETTING_KEYS].sort());
+    for (const [key, entry] of Object.entries(project.config)) expect(entry.description, key).toMatch(/\.$/);
+  });
+
+  it("has defaults that mean the same as silence", () => {
+    const defaults = Object.fromEntries(
+      Object.entries(project.config).map(([k, { default: d }]) => [k, typeof d === "string" ? d : JSON.stringify(d)]),
+    );
+    expect(settingsOf("dev", defaults)).toEqual(settingsOf("dev"));
+    expect(settingsOf("prod", { ...defaults, ...PROD })).toEqual(settingsOf("prod", PROD));
+  });
+});
+
+describe("the settings reference", () => {
+  const reference = readFileSync("docs/settings.md", "utf8");
+  const readme = readFileSync("README.md", "utf8");
+
+  it.each(Object.keys(project.config))("has a row for mcp:%s, there and in the README", (key) => {
+    expect(reference).toContain(`| \`${key}\` |`);
+    expect(readme).toContain(`\`${key}\``);
+  });
+});
