@@ -1,0 +1,80 @@
+import type { FastifyInstance, FastifyReply } from "fastify";
+import fastifyPlugin from "fastify-plugin";
+import type { Config } from "../config.ts";
+import type { Services } from "../tools/define-tool.ts";
+import type { Metrics } from "./metrics.ts";
+
+/** Where the process is in its life. It is ready, and gets traffic, between `start` and `drain`. */
+export interface Readiness {
+  readonly phase: "starting" | "ready" | "draining";
+  start(): void;
+  /** From here on readiness probes fail; requests are still answered. */
+  drain(): void;
+}
+
+export function createReadiness(): Readiness {
+  let phase: Readiness["phase"] = "starting";
+  return {
+    get phase() {
+      return phase;
+    },
+    start() {
+      phase = "ready";
+    },
+    drain() {
+      phase = "draining";
+    },
+  };
+}
+
+/** The probes: open to everyone, so they say whether, and nothing else. */
+export const probes = fastifyPlugin(
+  async (app: FastifyInstance, { readiness }: { readiness: Readiness }) => {
+    const live = async () => ({ status: "ok" });
+    const ready = async (_request: unknown, reply: FastifyReply) => {
+      if (readiness.phase !== "ready") reply.code(503);
+      return { status: readiness.phase === "ready" ? "ok" : "unavailable" };
+    };
+    app.get("/health/live", live);
+    app.get("/healthz", live);
+    for (const path of ["/health", "/health/ready", "/readyz"]) app.get(path, ready);
+  },
+  { name: "probes" },
+);
+
+interface OperatorOptions {
+  readonly config: Config;
+  readonly metrics: Metrics;
+  readonly readiness: Readiness;
+  readonly services: Services;
+}
+
+/** What operators read, on the metrics port: `/metrics` and `/health/detailed`. */
+export const operatorPages = fastifyPlugin(
+  async (app: FastifyInstance, { config, metrics, readiness, services }: OperatorOptions) => {
+    app.get("/metrics", async (_request, reply) => {
+      reply.header("content-type", metrics.registry.contentType);
+      return metrics.registry.metrics();
+    });
+    app.get("/health/detailed", async () => ({
+      status: readiness.phase === "ready" ? "ok" : "unavailable",
+      phase: readiness.phase,
+      server: { name: services.runtime.name, version: services.runtime.version },
+      ...services.runtime.usage(),
+      commands: { running: services.commands.running, concurrency: services.commands.limits.concurrency },
+      authentication: config.AUTH_MODE,
+      workspace: await services.workspace.space().catch(() => "unavailable"),
+      // Whether each is configured; addresses are the configuration's to tell.
+      backing: {
+        keyVault: configured(config.KEY_VAULT_URL),
+        serviceBus: configured(config.SERVICE_BUS_NAMESPACE),
+        jobsTable: configured(config.JOBS_TABLE_ENDPOINT),
+        redis: configured(config.REDIS_HOST),
+        applicationInsights: configured(config.APPLICATIONINSIGHTS_CONNECTION_STRING),
+      },
+    }));
+  },
+  { name: "operator-pages" },
+);
+
+const configured = (value: string | undefined) => (value === undefined ? "not configured" : "configured");

@@ -1,0 +1,95 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+
+export type ToolStatus = "ok" | "failed" | "cancelled" | "broken";
+
+/** What the server counts. Every label is bounded: names from the network become `other`, never a new series. */
+export interface Metrics {
+  readonly registry: Registry;
+  /** `failed`: the caller can mend it. `broken`: the tool has a fault. */
+  toolCalled(tool: string, status: ToolStatus, seconds: number): void;
+  /** `method` is the JSON-RPC method, or undefined when there was none to read. */
+  requestServed(method: string | undefined, httpStatus: number, seconds: number): void;
+  connectionOpened(): void;
+  connectionClosed(): void;
+}
+
+/** The protocol's methods and notifications, of both eras. */
+const METHODS: ReadonlySet<string> = new Set([
+  "initialize",
+  "ping",
+  "server/discover",
+  "tools/list",
+  "tools/call",
+  "resources/list",
+  "resources/templates/list",
+  "resources/read",
+  "resources/subscribe",
+  "resources/unsubscribe",
+  "prompts/list",
+  "prompts/get",
+  "completion/complete",
+  "logging/setLevel",
+  "subscriptions/listen",
+  "notifications/initialized",
+  "notifications/cancelled",
+  "notifications/progress",
+  "notifications/roots/list_changed",
+]);
+
+/** From a cached answer to a command at its default time limit. Seconds. */
+const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+
+/** Metrics in a registry of their own, so that a process, or a test, may have several servers. */
+export function createMetrics(toolNames: readonly string[]): Metrics {
+  const registry = new Registry();
+  const registers = [registry];
+  collectDefaultMetrics({ register: registry });
+  const toolCalls = new Counter({
+    name: "mcp_tool_calls_total",
+    help: "Tool calls by outcome: ok, failed (the caller can mend it), cancelled, broken (a fault of the tool)",
+    labelNames: ["tool", "status"],
+    registers,
+  });
+  const toolDuration = new Histogram({
+    name: "mcp_tool_duration_seconds",
+    help: "Time that tool calls took",
+    labelNames: ["tool"],
+    buckets: BUCKETS,
+    registers,
+  });
+  const requests = new Counter({
+    name: "mcp_requests_total",
+    help: "Requests to the MCP endpoint by JSON-RPC method and HTTP status",
+    labelNames: ["method", "status"],
+    registers,
+  });
+  const requestDuration = new Histogram({
+    name: "mcp_request_duration_seconds",
+    help: "Time from a request's arrival to the end of its answer, streams excepted",
+    labelNames: ["method"],
+    buckets: BUCKETS,
+    registers,
+  });
+  const connections = new Gauge({
+    name: "mcp_active_connections",
+    help: "Requests and streams of the MCP endpoint that are open now",
+    registers,
+  });
+  const tools = new Set(toolNames);
+  return {
+    registry,
+    toolCalled(tool, status, seconds) {
+      const label = tools.has(tool) ? tool : "other";
+      toolCalls.inc({ tool: label, status });
+      toolDuration.observe({ tool: label }, seconds);
+    },
+    requestServed(method, httpStatus, seconds) {
+      const label = method === undefined ? "none" : METHODS.has(method) ? method : "other";
+      requests.inc({ method: label, status: String(httpStatus) });
+      // How long a stream stays open is its client's choice and would drown the rest.
+      if (method !== "subscriptions/listen") requestDuration.observe({ method: label }, seconds);
+    },
+    connectionOpened: () => connections.inc(),
+    connectionClosed: () => connections.dec(),
+  };
+}

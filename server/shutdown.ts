@@ -1,0 +1,40 @@
+import type { FastifyBaseLogger } from "fastify";
+import type { App } from "./app.ts";
+import type { Config } from "./config.ts";
+
+type Grace = Pick<Config, "SHUTDOWN_GRACE_SECONDS" | "SHUTDOWN_DRAIN_SECONDS">;
+
+/** What killed commands get to report their end in, and their answers to be written. */
+const LAST_WORDS_MS = 3000;
+
+/**
+ * Ends the server without cutting anybody off: readiness fails; for the drain time new requests are answered as
+ * before, since load balancers still send them; then nothing new is taken, streams end, running calls get the rest of
+ * the grace, and what runs after that is killed, its caller told so.
+ */
+export async function shutDown(
+  { app, operator, readiness, mcp, services }: App,
+  { SHUTDOWN_GRACE_SECONDS, SHUTDOWN_DRAIN_SECONDS }: Grace,
+  log: FastifyBaseLogger,
+): Promise<void> {
+  const deadline = performance.now() + SHUTDOWN_GRACE_SECONDS * 1000;
+  readiness.drain();
+  log.info({ event: "server.draining", drainSeconds: SHUTDOWN_DRAIN_SECONDS, graceSeconds: SHUTDOWN_GRACE_SECONDS });
+  await new Promise((resolve) => setTimeout(resolve, SHUTDOWN_DRAIN_SECONDS * 1000));
+
+  const closed = app.close();
+  await mcp.endStreams();
+  if (!(await mcp.idle(Math.max(0, deadline - performance.now())))) {
+    log.warn({ event: "server.grace.exceeded", commands: services.commands.running });
+    services.commands.stopAll();
+    if (!(await mcp.idle(LAST_WORDS_MS))) await mcp.abort();
+  }
+  services.commands.killAllNow();
+  // Kept-alive connections of clients that have their answers.
+  app.server.closeAllConnections();
+  await closed;
+  // Last, so that the metrics of the end can still be read.
+  operator.server.closeAllConnections();
+  await operator.close();
+  log.info({ event: "server.stopped" });
+}

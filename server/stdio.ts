@@ -1,0 +1,34 @@
+import { serveStdio } from "@modelcontextprotocol/server/stdio";
+import { pino } from "pino";
+import { buildCore } from "./app.ts";
+import { LOCAL_CALLER } from "./auth/authenticate.ts";
+import { EnvironmentError, parseEnvironment } from "./config.ts";
+import { createLogger } from "./observability/logging.ts";
+
+/*
+ * The stdio entry, for a client that starts the server itself. The caller is whoever started the process. Standard
+ * output carries the protocol and nothing else; the log goes to standard error.
+ */
+
+try {
+  const config = parseEnvironment(process.env);
+  const log = createLogger(config, pino.destination({ dest: 2, sync: true }));
+  const { protocol, services } = await buildCore({ config, log });
+  process.on("exit", () => services.commands.killAllNow());
+
+  const connection = serveStdio(protocol.factory(LOCAL_CALLER), {
+    onerror: (error) => log.warn({ event: "stdio.error", err: error }),
+  });
+  const end = () => {
+    void connection.close().finally(() => process.exit(0));
+  };
+  // The end of input is how a client says goodbye (MCP specification, stdio, "Shutdown").
+  process.stdin.once("end", end);
+  process.stdin.once("close", end);
+  process.once("SIGTERM", end);
+  process.once("SIGINT", end);
+  log.info({ event: "stdio.serving", workspace: config.WORKSPACE_PATH });
+} catch (error) {
+  console.error(error instanceof EnvironmentError ? error.message : error);
+  process.exit(1);
+}

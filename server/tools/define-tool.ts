@@ -1,0 +1,158 @@
+import type { FastifyBaseLogger } from "fastify";
+import { z } from "zod";
+import type { CommandRunner } from "../services/commands.ts";
+import type { Runtime } from "../services/runtime.ts";
+import type { Workspace } from "../services/workspace.ts";
+
+/** What a caller must be allowed to do before a tool runs for it. */
+export type Role = "reader" | "operator" | "admin";
+
+/** Who calls, as far as the server knows. */
+export interface Caller {
+  /** Stable name of the caller: `local`, `anonymous`, or `key:` and the key id. */
+  readonly subject: string;
+  /** How the caller proved it. */
+  readonly method: "local" | "none" | "api-key";
+  /** First 8 hex digits of the SHA-256 of the caller's key: enough to name it, too little to guess it. */
+  readonly keyId?: string;
+}
+
+/** What tools stand on; made once a process. */
+export interface Services {
+  readonly workspace: Workspace;
+  readonly commands: CommandRunner;
+  readonly runtime: Runtime;
+}
+
+/** What one call of a tool gets beside its input. */
+export interface ToolContext extends Services {
+  readonly caller: Caller;
+  /** Aborts when the caller cancels or goes away. */
+  readonly signal: AbortSignal;
+  readonly log: FastifyBaseLogger;
+}
+
+/** The protocol's hints to clients (MCP specification, Tools, "Annotations"). Hints: nothing here is enforced. */
+export interface ToolAnnotations {
+  readonly readOnlyHint: boolean;
+  readonly destructiveHint: boolean;
+  readonly idempotentHint: boolean;
+  readonly openWorldHint: boolean;
+}
+
+type JsonObject = Record<string, unknown>;
+
+/** A tool as the list of tools shows it. */
+export interface ToolListing {
+  readonly name: string;
+  readonly title: string;
+  readonly description: string;
+  readonly inputSchema: JsonObject & { type: "object" };
+  readonly outputSchema: JsonObject & { type: "object" };
+  readonly annotations: ToolAnnotations;
+}
+
+/** A tool as the protocol side uses it: its schemas already compiled, its types already closed over. */
+export interface Tool {
+  readonly name: string;
+  readonly role: Role;
+  readonly listing: ToolListing;
+  /**
+   * Checks `args` and runs. Throws {@link ToolFailure} for what the caller can mend; anything else that it throws is
+   * a fault of the tool.
+   */
+  call(args: unknown, context: ToolContext): Promise<JsonObject>;
+}
+
+interface ToolDefinition<Input extends z.ZodObject, Output extends z.ZodObject> {
+  name: string;
+  title: string;
+  /** What a model needs to choose the tool well and to use it right. */
+  description: string;
+  input: Input;
+  output: Output;
+  annotations: ToolAnnotations;
+  role: Role;
+  run(input: z.output<Input>, context: ToolContext): Promise<z.input<Output>> | z.input<Output>;
+}
+
+/**
+ * A failure that the caller can mend. The message goes to the caller as it is: one or two sentences that name the
+ * value and the mend, and no path outside the workspace. `output`, where there is some, goes along.
+ */
+export class ToolFailure extends Error {
+  override readonly name = "ToolFailure";
+  readonly output: JsonObject | undefined;
+
+  constructor(message: string, output?: JsonObject) {
+    super(message);
+    this.output = output;
+  }
+}
+
+/** Makes a tool of its definition. The JSON Schemas are made here, once, and never during a request. */
+export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject>(
+  definition: ToolDefinition<Input, Output>,
+): Tool {
+  const { name, title, description, annotations, role, output, run } = definition;
+  // Unknown arguments are refused: a misspelt `timout` that is dropped in silence runs with the wrong limit.
+  const input = definition.input.strict();
+  const listing: ToolListing = Object.freeze({
+    name,
+    title,
+    description,
+    inputSchema: jsonSchema(input, "input"),
+    outputSchema: jsonSchema(output, "output"),
+    annotations,
+  });
+  const known = Object.keys(input.shape);
+  return {
+    name,
+    role,
+    listing,
+    async call(args, context) {
+      const parsed = input.safeParse(args ?? {});
+      if (!parsed.success) throw new ToolFailure(describeIssues(name, known, args, parsed.error.issues));
+      const result = output.safeParse(await run(parsed.data as z.output<Input>, context));
+      if (!result.success) {
+        throw new Error(`${name} returned what its output schema does not allow: ${z.prettifyError(result.error)}`);
+      }
+      return result.data;
+    },
+  };
+}
+
+function jsonSchema(schema: z.ZodObject, io: "input" | "output"): JsonObject & { type: "object" } {
+  return { ...z.toJSONSchema(schema, { io, target: "draft-2020-12" }), type: "object" };
+}
+
+/** One sentence for each thing wrong with the arguments, naming the argument, its value and what is expected. */
+function describeIssues(tool: string, known: readonly string[], args: unknown, issues: readonly z.core.$ZodIssue[]) {
+  const sentences = issues.map((issue) => {
+    if (issue.code === "unrecognized_keys") {
+      const names = issue.keys.map((key) => JSON.stringify(key)).join(", ");
+      const takes = known.length === 0 ? "no arguments" : known.join(", ");
+      return `Unknown argument ${names}; ${tool} takes ${takes}.`;
+    }
+    const argument = issue.path.map(String).join(".");
+    if (argument === "") return `The arguments must be one JSON object: ${issue.message}.`;
+    const value = valueAt(args, issue.path);
+    if (value === undefined) return `Argument ${JSON.stringify(argument)} is missing: ${issue.message}.`;
+    return `Argument ${JSON.stringify(argument)} is ${brief(value)}: ${issue.message}.`;
+  });
+  return `${tool} was not run. ${sentences.join(" ")}`;
+}
+
+function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
+  let at = value;
+  for (const key of path) {
+    if (typeof at !== "object" || at === null) return undefined;
+    at = Reflect.get(at, key);
+  }
+  return at;
+}
+
+function brief(value: unknown): string {
+  const json = JSON.stringify(value) ?? typeof value;
+  return json.length > 80 ? `${json.slice(0, 77)}...` : json;
+}

@@ -1,0 +1,239 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { temporaryDirectory } from "./running-app.ts";
+
+type Event = Record<string, unknown>;
+
+/** A server in a process of its own. */
+interface Server {
+  readonly child: ChildProcess;
+  readonly url: URL;
+  readonly metricsUrl: string;
+  /** Resolves with the first event of that name, past or to come. */
+  event(name: string): Promise<Event>;
+  readonly exited: Promise<{ code: number | null; signal: string | null }>;
+}
+
+const entry = (name: string) => fileURLToPath(new URL(`../../server/${name}`, import.meta.url));
+
+function start(name: string, env: Record<string, string>): ChildProcess {
+  const child = spawn(process.execPath, [entry(name)], { env, stdio: ["pipe", "pipe", "pipe"] });
+  onTestFinished(() => {
+    child.kill("SIGKILL");
+  });
+  return child;
+}
+
+async function startServer(env: Record<string, string> = {}): Promise<Server> {
+  const child = start("main.ts", { WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0", ...env });
+  const events: Event[] = [];
+  const waiters = new Map<string, (event: Event) => void>();
+  if (child.stdout === null) throw new Error("The server has no output.");
+  createInterface(child.stdout).on("line", (line) => {
+    const event = JSON.parse(line) as Event;
+    events.push(event);
+    waiters.get(String(event.event))?.(event);
+  });
+  const exited = once(child, "exit").then(([code, signal]) => ({
+    code: code as number | null,
+    signal: signal as string | null,
+  }));
+  const event = (name: string) => {
+    const past = events.find((each) => each.event === name);
+    return past ? Promise.resolve(past) : new Promise<Event>((resolve) => waiters.set(name, resolve));
+  };
+  const listening = await Promise.race([event("server.listening"), exited.then(() => undefined)]);
+  if (listening === undefined) throw new Error("The server did not start.");
+  return { child, url: new URL(String(listening.url)), metricsUrl: String(listening.metricsUrl), event, exited };
+}
+
+async function connected(url: URL, mode: "auto" | "legacy" = "auto"): Promise<Client> {
+  const client = new Client({ name: "test-client", version: "1.0.0" }, { versionNegotiation: { mode } });
+  await client.connect(new StreamableHTTPClientTransport(url));
+  onTestFinished(() => client.close());
+  return client;
+}
+
+const execute = (client: Client, command: string) =>
+  client.callTool({ name: "execute_command", arguments: { command } });
+
+/** Resolves when a command runs on that server. */
+async function commandRuns(url: URL | string): Promise<void> {
+  const details = async () => {
+    const response = await fetch(new URL("/health/detailed", url));
+    return ((await response.json()) as { commands: { running: number } }).commands.running;
+  };
+  await expect.poll(details).toBe(1);
+}
+
+describe("a server that is told to end", () => {
+  test.each(["auto", "legacy"] as const)("finishes the calls in progress (%s)", async (mode) => {
+    const server = await startServer();
+    const client = await connected(server.url, mode);
+    const call = execute(client, "sleep 0.7; echo finished");
+    await commandRuns(server.metricsUrl);
+    server.child.kill("SIGTERM");
+    expect((await call).structuredContent).toMatchObject({ exitCode: 0, stdout: "finished\n" });
+    expect(await server.exited).toEqual({ code: 0, signal: null });
+  });
+
+  test("is not ready, and still answers, while it drains", async () => {
+    const server = await startServer({ SHUTDOWN_DRAIN_SECONDS: "1", SHUTDOWN_GRACE_SECONDS: "5" });
+    const client = await connected(server.url);
+    server.child.kill("SIGTERM");
+    await server.event("server.draining");
+    expect((await fetch(new URL("/health/ready", server.url))).status).toBe(503);
+    expect((await fetch(new URL("/health/live", server.url))).status).toBe(200);
+    expect((await execute(client, "echo hi")).structuredContent).toMatchObject({ stdout: "hi\n" });
+    expect(await server.exited).toEqual({ code: 0, signal: null });
+  });
+
+  test("ends open streams with a last word", async () => {
+    const server = await startServer();
+    const client = await connected(server.url);
+    const subscription = await client.listen({ toolsListChanged: true });
+    server.child.kill("SIGTERM");
+    expect(await subscription.closed).toBe("graceful");
+    expect(await server.exited).toEqual({ code: 0, signal: null });
+  });
+
+  test("kills what outlasts the grace, and tells its caller", async () => {
+    const server = await startServer({ SHUTDOWN_GRACE_SECONDS: "1" });
+    const client = await connected(server.url);
+    const call = execute(client, "sleep 86400");
+    await commandRuns(server.metricsUrl);
+    server.child.kill("SIGTERM");
+    expect(await call).toMatchObject({
+      isError: true,
+      content: [{ text: expect.stringContaining("shutting down") }, {}],
+    });
+    expect(await server.event("server.grace.exceeded")).toMatchObject({ commands: 1 });
+    expect(await server.exited).toEqual({ code: 0, signal: null });
+  });
+
+  test("ends at once when told twice, and leaves no command behind", async () => {
+    const server = await startServer();
+    const client = await connected(server.url);
+    const ran = await execute(client, "echo $$");
+    expect(ran.isError).toBeFalsy();
+    const call = execute(client, "echo $$ > pid; sleep 86400").catch(() => "cut off");
+    await commandRuns(server.metricsUrl);
+    const pid = await execute(client, "while [ ! -s pid ]; do :; done; cat pid");
+    server.child.kill("SIGINT");
+    await server.event("server.draining");
+    server.child.kill("SIGINT");
+    expect(await server.exited).toEqual({ code: 1, signal: null });
+    expect(await call).toBe("cut off");
+    const group = Number((pid.structuredContent as { stdout: string }).stdout);
+    await expect.poll(() => isAlive(group)).toBe(false);
+  });
+});
+
+/** Whether the process runs. One that has ended and waits to be reaped does not. */
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return process.platform !== "linux" || !readFileSync(`/proc/${pid}/stat`, "latin1").includes(") Z ");
+  } catch {
+    return false;
+  }
+}
+
+describe("a server that cannot start", () => {
+  const outcome = async (env: Record<string, string>) => {
+    const child = start("main.ts", env);
+    let output = "";
+    for (const stream of [child.stdout, child.stderr])
+      stream?.on("data", (chunk: Buffer) => (output += chunk.toString()));
+    const [code] = await once(child, "close");
+    return { code, output };
+  };
+
+  test("says every fault of its environment", async () => {
+    const { code, output } = await outcome({ PORT: "http", AUTH_MODE: "api-key" });
+    expect(code).toBe(1);
+    expect(output).toBe(
+      "The environment has 2 faults:\n" +
+        '  PORT="http" must be a whole number from 0 to 65535\n' +
+        "  API_KEY_HASHES must be set when AUTH_MODE is api-key; give sha256:<64 hex digits> of each key\n",
+    );
+  });
+
+  test("names the port that is taken", async () => {
+    const blocker = createServer().listen(0, "127.0.0.1");
+    await once(blocker, "listening");
+    onTestFinished(() => {
+      blocker.close();
+    });
+    const { port } = blocker.address() as AddressInfo;
+    const { code, output } = await outcome({
+      WORKSPACE_PATH: await temporaryDirectory(),
+      PORT: String(port),
+      METRICS_PORT: "0",
+    });
+    expect(code).toBe(1);
+    expect(output).toContain(`PORT=${port} is in use on 127.0.0.1; free it or choose another port.`);
+  });
+
+  test("names the workspace it cannot use", async () => {
+    const { code, output } = await outcome({ WORKSPACE_PATH: "/dev/null/workspace" });
+    expect(code).toBe(1);
+    expect(output).toContain("WORKSPACE_PATH=/dev/null/workspace");
+  });
+});
+
+describe("stdio", () => {
+  const initialize = {
+    jsonrpc: "2.0",
+    id: 1,
+    method: "initialize",
+    params: { protocolVersion: "2025-06-18", capabilities: {}, clientInfo: { name: "test", version: "1" } },
+  };
+
+  test("has nothing but the protocol on standard output, and ends with its input", async () => {
+    const child = start("stdio.ts", { WORKSPACE_PATH: await temporaryDirectory(), LOG_LEVEL: "trace" });
+    let out = "";
+    let log = "";
+    child.stdout?.on("data", (chunk: Buffer) => (out += chunk.toString()));
+    child.stderr?.on("data", (chunk: Buffer) => (log += chunk.toString()));
+    child.stdin?.write(`${JSON.stringify(initialize)}\n`);
+    await expect.poll(() => out).toContain("\n");
+    const call = { jsonrpc: "2.0", id: 2, method: "tools/call", params: { name: "system_info", arguments: {} } };
+    child.stdin?.write(`${JSON.stringify(call)}\n`);
+    await expect.poll(() => out.split("\n").length).toBe(3);
+    child.stdin?.end();
+    expect(await once(child, "exit")).toEqual([0, null]);
+    for (const line of out.trim().split("\n")) expect(JSON.parse(line)).toMatchObject({ jsonrpc: "2.0" });
+    expect(log).toContain('"event":"tool.called"');
+    expect(log).toContain('"subject":"local"');
+  });
+
+  test("takes its commands with it", async () => {
+    const workspace = await temporaryDirectory();
+    const child = start("stdio.ts", { WORKSPACE_PATH: workspace });
+    let out = "";
+    child.stdout?.on("data", (chunk: Buffer) => (out += chunk.toString()));
+    const send = (id: number, command: string) => {
+      const params = { name: "execute_command", arguments: { command } };
+      child.stdin?.write(`${JSON.stringify({ jsonrpc: "2.0", id, method: "tools/call", params })}\n`);
+    };
+    child.stdin?.write(`${JSON.stringify(initialize)}\n`);
+    send(2, "echo $$ > pid; sleep 86400");
+    send(3, "while [ ! -s pid ]; do :; done; cat pid");
+    await expect.poll(() => out, { timeout: 5000 }).toContain('"id":3');
+    const answer = out.split("\n").find((line) => line.includes('"id":3')) ?? "{}";
+    const pid = Number(
+      (JSON.parse(answer) as { result: { structuredContent: { stdout: string } } }).result.structuredContent.stdout,
+    );
+    expect(isAlive(pid)).toBe(true);
+    child.stdin?.end();
+    await once(child, "exit");
+    await expect.poll(() => isAlive(pid)).toBe(false);
+  });
+});

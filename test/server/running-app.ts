@@ -1,0 +1,74 @@
+import { mkdtemp, realpath, rm } from "node:fs/promises";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { PassThrough } from "node:stream";
+import { onTestFinished } from "vitest";
+import { type App, buildApp } from "../../server/app.ts";
+import { type Config, parseEnvironment } from "../../server/config.ts";
+import { createLogger } from "../../server/observability/logging.ts";
+import type { Tool } from "../../server/tools/define-tool.ts";
+
+/** A directory of this test's own, gone when the test has ended. */
+export async function temporaryDirectory(): Promise<string> {
+  const directory = await realpath(await mkdtemp(join(tmpdir(), "mcp-server-test-")));
+  onTestFinished(() => rm(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+export interface TestApp extends App {
+  readonly config: Config;
+  /** The log's events so far. */
+  events(): Record<string, unknown>[];
+}
+
+/** Builds the server with `env` over the defaults, a workspace of its own, and ports that are free. */
+export async function testApp(env: Record<string, string> = {}, tools?: readonly Tool[]): Promise<TestApp> {
+  const config = parseEnvironment({ WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0", ...env });
+  const lines: string[] = [];
+  const destination = new PassThrough();
+  destination.on("data", (chunk: Buffer) => lines.push(...chunk.toString().split("\n").filter(Boolean)));
+  const built = await buildApp({ config, log: createLogger(config, destination), ...(tools && { tools }) });
+  built.readiness.start();
+  onTestFinished(async () => {
+    built.services.commands.killAllNow();
+    built.app.server.closeAllConnections();
+    await built.app.close();
+    await built.operator.close();
+  });
+  return Object.assign(built, {
+    config,
+    events: () => lines.map((line) => JSON.parse(line) as Record<string, unknown>),
+  });
+}
+
+/** Listens, and returns the URL of the endpoint. */
+export async function listening({ app, config }: TestApp): Promise<URL> {
+  await app.listen({ host: config.HOST, port: 0 });
+  const { port } = app.server.address() as AddressInfo;
+  return new URL(`http://127.0.0.1:${port}/mcp`);
+}
+
+/** One JSON-RPC request of the older protocol, as `inject` takes it. */
+export function rpc(method: string, params: Record<string, unknown> = {}, headers: Record<string, string> = {}) {
+  return {
+    method: "POST" as const,
+    url: "/mcp",
+    headers: {
+      host: "127.0.0.1",
+      "content-type": "application/json",
+      accept: "application/json, text/event-stream",
+      ...headers,
+    },
+    payload: JSON.stringify({ jsonrpc: "2.0", id: 1, method, params }),
+  };
+}
+
+/** The JSON-RPC message of an answer, which may come as JSON or as one server-sent event. */
+export function messageIn(body: string): {
+  result?: Record<string, unknown>;
+  error?: { code: number; message: string };
+} {
+  const data = body.split("\n").find((line) => line.startsWith("data:"));
+  return JSON.parse(data === undefined ? body : data.slice("data:".length));
+}

@@ -1,0 +1,91 @@
+import { existsSync, globSync, readFileSync } from "node:fs";
+import { builtinModules } from "node:module";
+import { dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, test } from "vitest";
+import { parseEnvironment } from "../../server/config.ts";
+
+const server = fileURLToPath(new URL("../../server", import.meta.url));
+const text = (path: string) => readFileSync(join(server, path), "utf8");
+const sources = globSync("**/*.ts", { cwd: server, exclude: ["node_modules/**", "workspace/**"] });
+
+const importsOf = (path: string) =>
+  [...text(path).matchAll(/^(?:import|export)\s[^;]*?from "([^"]+)";/gms)].map((match) => match[1] ?? "");
+
+/** Rooms from the bottom up; what stands higher may use what stands lower, or beside it. */
+const LEVELS: [RegExp, number][] = [
+  [/^config\.ts$/, 0],
+  [/^services\//, 1],
+  [/^tools\//, 2],
+  [/^(auth|observability|mcp)\//, 3],
+  [/^app\.ts$/, 4],
+  [/^(main|stdio|worker|shutdown)\.ts$/, 5],
+];
+const levelOf = (path: string) => LEVELS.find(([pattern]) => pattern.test(path))?.[1];
+
+describe("the server's sources", () => {
+  test.each(sources)("%s imports what lies below it, or what its package depends on", (path) => {
+    const manifest = JSON.parse(text("package.json")) as { dependencies: Record<string, string> };
+    const level = levelOf(path);
+    expect(level).toBeDefined();
+    for (const specifier of importsOf(path)) {
+      if (specifier.startsWith(".")) {
+        const target = relative(server, join(server, dirname(path), specifier));
+        expect(existsSync(join(server, target))).toBe(true);
+        expect(levelOf(target)).toBeLessThanOrEqual(level ?? -1);
+      } else if (specifier.startsWith("node:")) {
+        expect(builtinModules).toContain(specifier.slice("node:".length));
+      } else {
+        const name = specifier
+          .split("/")
+          .slice(0, specifier.startsWith("@") ? 2 : 1)
+          .join("/");
+        expect(Object.keys(manifest.dependencies)).toContain(name);
+      }
+    }
+  });
+
+  test("config.ts, which the infrastructure imports, needs zod and nothing else", () => {
+    expect(importsOf("config.ts").filter((specifier) => !specifier.startsWith("node:"))).toEqual(["zod"]);
+  });
+});
+
+describe("the image", () => {
+  const instructions = text("Dockerfile")
+    .replace(/\\\n\s*/g, " ")
+    .split("\n")
+    .filter((line) => /^[A-Z]/.test(line));
+  const last = (name: string) => instructions.findLast((line) => line.startsWith(`${name} `))?.slice(name.length + 1);
+
+  test("runs the HTTP entry as a numbered user that is not root", () => {
+    expect(last("USER")).toMatch(/^[1-9]\d*:[1-9]\d*$/);
+    expect(JSON.parse(last("ENTRYPOINT") ?? "")).toEqual(["/usr/bin/tini", "--"]);
+    const [program, script] = JSON.parse(last("CMD") ?? "") as string[];
+    expect(program).toBe("node");
+    expect(existsSync(join(server, script ?? ""))).toBe(true);
+  });
+
+  test("keeps commands from reading the server's environment out of /proc", () => {
+    expect(instructions.filter((line) => line.startsWith("RUN")).join()).toContain("chmod 0711 /usr/bin/tini");
+    expect(instructions).toContain("COPY --from=node --chmod=0711 /usr/local/bin/node /usr/local/bin/node");
+  });
+
+  test("exposes the ports that the server listens on by default", () => {
+    const { PORT, METRICS_PORT } = parseEnvironment({});
+    expect(last("EXPOSE")).toBe(`${PORT} ${METRICS_PORT}`);
+  });
+
+  test("runs on the Node that the server's package asks for", () => {
+    const { engines } = JSON.parse(text("package.json")) as { engines: { node: string } };
+    const major = /BASE_IMAGE=.*node:(\d+)\./.exec(text("Dockerfile"))?.[1];
+    expect(engines.node).toBe(`>=${major}`);
+  });
+
+  test("is built from the manifests and the server alone", () => {
+    const allowed = text("Dockerfile.dockerignore")
+      .split("\n")
+      .filter((line) => line.startsWith("!"));
+    expect(allowed).toEqual(["!package.json", "!package-lock.json", "!server"]);
+    expect(text("Dockerfile.dockerignore")).toMatch(/^\*$/m);
+  });
+});
