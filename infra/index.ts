@@ -1,4 +1,4 @@
-import { getStack, isDryRun, type Output, runtime } from "@pulumi/pulumi";
+import { getStack, type Output, runtime } from "@pulumi/pulumi";
 import { Cache } from "./azure/cache.ts";
 import { Cluster } from "./azure/cluster.ts";
 import { KeyVault } from "./azure/key-vault.ts";
@@ -27,7 +27,7 @@ import { Workspace } from "./workload/workspace.ts";
 /** The whole stack: settings, then Azure, then what the cluster runs for everyone, then the product. */
 export default async function stack(): Promise<Record<string, Output<unknown>>> {
   const settings = parseSettings(getStack(), runtime.allConfig());
-  if (!isDryRun()) refusePlaceholders(settings);
+  if (!runtime.isDryRun()) refusePlaceholders(settings);
 
   // Azure
   const site = await Site.create("site", settings);

@@ -1,0 +1,172 @@
+import { type RoleAssignment, RoleDefinition } from "@pulumi/azure-native/authorization/index.js";
+import { Namespace, Queue } from "@pulumi/azure-native/servicebus/index.js";
+import { ComponentResource, type ComponentResourceOptions, interpolate, type Output } from "@pulumi/pulumi";
+import { globalName } from "../naming.ts";
+import type { Settings } from "../settings.ts";
+import { onceReachable, PrivateEndpoint, type PrivateLink } from "./private-endpoint.ts";
+import { assignRole, type Principal, type RoleGrant, settled, stableGuid } from "./role-assignment.ts";
+import type { Site } from "./site.ts";
+import { ALL_METRICS, type Telemetry } from "./telemetry.ts";
+
+/** The queue that `submit_job` sends to and job-worker receives from. */
+export const JOB_QUEUE = "mcp-jobs";
+
+const DEFINITION_MINUTES = 1;
+
+export interface ServiceBusArgs {
+  readonly site: Site;
+  readonly settings: Pick<Settings, "serviceBus">;
+  readonly telemetry: Telemetry;
+  /** Present with private endpoints, which only a Premium namespace has. */
+  readonly privateLink?: PrivateLink;
+}
+
+/** The job queue. Costs about 10 USD a month on Standard, 680 on Premium. */
+export class ServiceBus extends ComponentResource {
+  /** Short name, as KEDA wants it. */
+  readonly namespaceName: Output<string>;
+  /** `<namespace>.servicebus.windows.net`, as clients want it. */
+  readonly host: Output<string>;
+  readonly queueName: Output<string>;
+
+  readonly #name: string;
+  readonly #site: Site;
+  readonly #queue: Queue;
+
+  constructor(name: string, args: ServiceBusArgs, opts?: ComponentResourceOptions) {
+    super("mcp:azure:ServiceBus", name, {}, opts);
+    this.#name = name;
+    this.#site = args.site;
+    const premium = args.settings.serviceBus.sku === "Premium";
+    const namespace = this.#createNamespace(args);
+    this.#queue = this.#createQueue(args.site, namespace, premium);
+    const endpoint =
+      args.privateLink &&
+      new PrivateEndpoint(
+        `${name}-link`,
+        { site: args.site, link: args.privateLink, service: "service-bus", targetId: namespace.id },
+        { parent: this },
+      );
+    args.telemetry.collect(
+      name,
+      namespace.id,
+      // The other two are written by Premium alone.
+      premium ? ["OperationalLogs", "RuntimeAuditLogs", "VNetAndIPFilteringLogs"] : ["OperationalLogs"],
+      [ALL_METRICS],
+    );
+
+    this.namespaceName = namespace.name;
+    this.host = onceReachable(interpolate`${namespace.name}.servicebus.windows.net`, endpoint);
+    this.queueName = this.#queue.name;
+    this.registerOutputs({ host: this.host, queueName: this.queueName });
+  }
+
+  /** Lets `principal` send to the queue, and nothing else. */
+  grantSend(principal: Principal): RoleAssignment {
+    return this.#grant(principal, "service-bus-data-sender");
+  }
+
+  /** Lets `principal` receive from the queue, settle messages and read its dead letters, and nothing else. */
+  grantReceive(principal: Principal): RoleAssignment {
+    return this.#grant(principal, "service-bus-data-receiver");
+  }
+
+  /**
+   * Lets `principal` see how long the queue is. "queue-reader" is a custom role of that one action, which only Owners
+   * and User Access Administrators may define (first-deployment failure 1); "receiver" is a built-in role that holds
+   * the action, and the right to receive besides.
+   */
+  grantReadQueueLength(principal: Principal, role: Settings["keda"]["role"]): RoleAssignment {
+    if (role === "receiver") return this.grantReceive(principal);
+    const definition = this.#defineQueueReader();
+    return this.#grant(
+      principal,
+      { name: "queue-reader", id: definition.id },
+      // Right after its creation a definition may be unknown to whoever checks assignments; nothing waits for this one.
+      settled(definition.resource, DEFINITION_MINUTES),
+    );
+  }
+
+  #createNamespace({ site, settings, privateLink }: ServiceBusArgs): Namespace {
+    const { sku } = settings.serviceBus;
+    return new Namespace(
+      this.#name,
+      {
+        resourceGroupName: site.resourceGroupName,
+        namespaceName: site.suffix.apply((suffix) => globalName("serviceBus", site.parts, suffix)),
+        location: site.location,
+        tags: site.tags,
+        sku: { name: sku, tier: sku, capacity: sku === "Premium" ? 1 : undefined },
+        premiumMessagingPartitions: sku === "Premium" ? 1 : undefined,
+        // No connection strings: Entra identities only.
+        disableLocalAuth: true,
+        minimumTlsVersion: "1.2",
+        // Without a private endpoint the queue is reached by its public name, by whom a role lets.
+        publicNetworkAccess: privateLink ? "Disabled" : "Enabled",
+      },
+      { parent: this, protect: site.protect },
+    );
+  }
+
+  #createQueue(site: Site, namespace: Namespace, premium: boolean): Queue {
+    return new Queue(
+      `${this.#name}-queue`,
+      {
+        resourceGroupName: site.resourceGroupName,
+        namespaceName: namespace.name,
+        queueName: JOB_QUEUE,
+        // A worker renews the lock while it works; after a crash its job is free again within the minute.
+        lockDuration: "PT1M",
+        maxDeliveryCount: 10,
+        defaultMessageTimeToLive: "P7D",
+        deadLetteringOnMessageExpiration: true,
+        // A job submitted again after a lost answer is the same job.
+        requiresDuplicateDetection: true,
+        duplicateDetectionHistoryTimeWindow: "PT10M",
+        requiresSession: false,
+        enablePartitioning: false,
+        enableBatchedOperations: true,
+        maxSizeInMegabytes: 1024,
+        maxMessageSizeInKilobytes: premium ? 1024 : undefined,
+        // autoDeleteOnIdle stays unset: a quiet week must not delete the queue.
+      },
+      { parent: this, protect: site.protect },
+    );
+  }
+
+  #defineQueueReader(): { id: string; resource: RoleDefinition } {
+    const { subscriptionId, resourceGroupId, suffix, parts } = this.#site;
+    // Known while planning and the same at every run. A role definition's name is a GUID within its tenant.
+    const id = stableGuid(subscriptionId, parts.name, parts.stack, "queue-reader");
+    const resource = new RoleDefinition(
+      `${this.#name}-queue-reader`,
+      {
+        roleDefinitionId: id,
+        // Unique within the tenant, hence the suffix.
+        roleName: suffix.apply((s) => `Service Bus queue reader (${parts.name}-${parts.stack}-${s})`),
+        description: "Reads a queue's properties, its length among them; no messages.",
+        roleType: "CustomRole",
+        // Custom roles can be offered in a group, not on a resource; the assignment below is on the queue.
+        scope: resourceGroupId,
+        assignableScopes: [resourceGroupId],
+        permissions: [
+          {
+            actions: ["Microsoft.ServiceBus/namespaces/queues/read"],
+            notActions: [],
+            dataActions: [],
+            notDataActions: [],
+          },
+        ],
+      },
+      { parent: this },
+    );
+    return { id, resource };
+  }
+
+  #grant(principal: Principal, role: RoleGrant["role"], after?: Output<RoleDefinition>): RoleAssignment {
+    return assignRole(
+      { site: this.#site, principal, role, on: { name: "queue", id: this.#queue.id } },
+      { parent: this, dependsOn: after },
+    );
+  }
+}
