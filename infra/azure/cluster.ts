@@ -77,12 +77,12 @@ export class Cluster extends ComponentResource {
     const userPool = this.#createUserPool(cluster);
     this.#scheduleUpgrades(cluster);
     args.telemetry.collect(name, cluster.id, LOG_CATEGORIES);
-    const deployerRoles = this.#grantAdmins(cluster);
+    const adminRoles = this.#grantAdmins(cluster);
 
     this.name = cluster.name;
     this.id = cluster.id;
     this.oidcIssuer = cluster.oidcIssuerProfile.apply((profile) => profile?.issuerURL ?? "");
-    this.kubernetes = this.#connect(cluster, deployerRoles, userPool);
+    this.kubernetes = this.#connect(cluster, adminRoles, userPool);
     this.registerOutputs({ name: this.name, oidcIssuer: this.oidcIssuer });
   }
 
@@ -275,13 +275,10 @@ export class Cluster extends ComponentResource {
     }
   }
 
-  /** @returns the deployer's roles, with which the next steps of the same `up` work. */
+  /** @returns the roles with which the next steps of the same `up` work: whoever deploys is an admin. */
   #grantAdmins(cluster: ManagedCluster): { admin: RoleAssignment; user: RoleAssignment }[] {
     const { site } = this.#args;
-    const ids = site.admins.map((admin) => admin.principalId);
-    // Whoever deploys puts charts into the cluster, admin by setting or not.
-    const everyone = ids.includes(site.deployer.principalId) ? site.admins : [...site.admins, site.deployer];
-    return everyone.map((person) => {
+    return site.admins.map((person) => {
       const grant = (role: RoleName) =>
         assignRole(
           { site, principal: person, role, on: { name: "cluster", id: cluster.id } },

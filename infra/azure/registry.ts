@@ -50,7 +50,7 @@ export class Registry extends ComponentResource {
   readonly loginServer: Output<string>;
 
   readonly #site: Site;
-  readonly #mayPush: RoleAssignment;
+  readonly #mayPush: readonly RoleAssignment[];
 
   constructor(name: string, args: RegistryArgs, opts?: ComponentResourceOptions) {
     super("mcp:azure:Registry", name, {}, opts);
@@ -68,7 +68,7 @@ export class Registry extends ComponentResource {
     this.name = registry.name;
     this.id = registry.id;
     this.loginServer = onceReachable(registry.loginServer, endpoint);
-    this.#mayPush = this.#grant(args.site.deployer, "acr-push");
+    this.#mayPush = args.site.admins.map((admin) => this.#grant(admin, "acr-push"));
     this.registerOutputs({ loginServer: this.loginServer });
   }
 
@@ -82,11 +82,13 @@ export class Registry extends ComponentResource {
    * no password of its own. Not fetched in a preview.
    */
   pushToken(): Output<RegistryLogin> {
-    const login = all([this.loginServer, settled(this.#mayPush, PUSH_ROLE_MINUTES)]).apply(async ([server]) => ({
-      server,
-      username: TOKEN_USER,
-      password: runtime.isDryRun() ? NO_TOKEN : await exchangeToken(server, this.#site.tenantId),
-    }));
+    const login = all([this.loginServer, all(this.#mayPush.map((role) => settled(role, PUSH_ROLE_MINUTES)))]).apply(
+      async ([server]) => ({
+        server,
+        username: TOKEN_USER,
+        password: runtime.isDryRun() ? NO_TOKEN : await exchangeToken(server, this.#site.tenantId),
+      }),
+    );
     return secret(login);
   }
 

@@ -1,5 +1,5 @@
 import { ResourceGroup } from "@pulumi/azure-native/resources/index.js";
-import { ComponentResource, type ComponentResourceOptions, type Output } from "@pulumi/pulumi";
+import { ComponentResource, type ComponentResourceOptions, type Output, RunError, runtime } from "@pulumi/pulumi";
 import { RandomString } from "@pulumi/random";
 import { localName, type NameParts, resourceTags, SUFFIX_LENGTH } from "../naming.ts";
 import type { Settings } from "../settings.ts";
@@ -15,9 +15,7 @@ export class Site extends ComponentResource {
   readonly tags: Readonly<Record<string, string>>;
   readonly tenantId: string;
   readonly subscriptionId: string;
-  /** Whoever runs `pulumi up`. */
-  readonly deployer: Principal;
-  /** Who administers cluster and vault: `mcp:admins`, or the deployer. */
+  /** Who administers cluster and vault and pushes images: `mcp:admins`, or whoever runs `pulumi up`. */
   readonly admins: readonly Principal[];
   /** Behind names that all of Azure shares; kept in the stack's state. */
   readonly suffix: Output<string>;
@@ -28,6 +26,7 @@ export class Site extends ComponentResource {
   /** Asks who deploys where, so that the components know these ids while planning; registers resource providers. */
   static async create(name: string, settings: Settings, opts?: ComponentResourceOptions): Promise<Site> {
     const deployer = await findDeployer();
+    if (!runtime.isDryRun()) refuseOutsider(settings, deployer);
     await registerResourceProviders(deployer.subscriptionId, requiredProviders(settings));
     return new Site(name, settings, deployer, opts);
   }
@@ -45,7 +44,6 @@ export class Site extends ComponentResource {
     this.protect = settings.protect;
     this.tenantId = deployer.tenantId;
     this.subscriptionId = deployer.subscriptionId;
-    this.deployer = deployer;
     this.admins = admins(settings, deployer);
 
     const group = new ResourceGroup(
@@ -64,6 +62,20 @@ export class Site extends ComponentResource {
     ).result;
     this.registerOutputs({ resourceGroupName: this.resourceGroupName, suffix: this.suffix });
   }
+}
+
+/**
+ * Who deploys puts charts into the cluster and pushes images, so must be an admin. Not added unasked: the roles of two
+ * people who take turns would be replaced each time, and a reviewer's preview would show it.
+ */
+export function refuseOutsider({ admins }: Pick<Settings, "admins">, deployer: Principal): void {
+  const listed = admins.some(
+    ({ type, objectId }) => type === "Group" || objectId.toLowerCase() === deployer.principalId,
+  );
+  if (admins.length === 0 || listed) return;
+  throw new RunError(
+    `mcp:admins: does not list you, and only admins can put anything into the cluster; add "${deployer.principalType}:${deployer.principalId}", or a group that you are in`,
+  );
 }
 
 function admins(settings: Settings, deployer: Principal): readonly Principal[] {

@@ -1,6 +1,8 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
 import { ROLES } from "../../../infra/azure/role-assignment.ts";
+import { refuseOutsider } from "../../../infra/azure/site.ts";
+import type { Settings } from "../../../infra/settings.ts";
 import {
   type Asked,
   type AzurePlan,
@@ -536,7 +538,7 @@ describe("prod without any public management plane", () => {
 });
 
 describe("whoever deploys", () => {
-  it("administers the cluster also where others are the admins, or the charts could not be installed", async () => {
+  it("gives its roles to the admins that are named, once each, and to nobody else", async () => {
     const group = "44444444-4444-4444-8444-444444444444";
     const { resources: asked } = await planAzure("dev", {
       admins: JSON.stringify([`Group:${group}`, `Group:${group}`]),
@@ -546,8 +548,22 @@ describe("whoever deploys", () => {
         .filter((r) => r.type === "azure-native:authorization:RoleAssignment")
         .filter((r) => String(r.inputs.roleDefinitionId).endsWith(ROLES[role]))
         .map((r) => `${r.inputs.principalType}:${r.inputs.principalId}`);
-    expect(admins("aks-cluster-admin")).toEqual([`Group:${group}`, `ServicePrincipal:${DEPLOYER}`]);
-    expect(admins("key-vault-secrets-officer")).toEqual([`Group:${group}`]);
+    for (const role of ["aks-cluster-admin", "aks-cluster-user", "key-vault-secrets-officer", "acr-push"] as const) {
+      expect(admins(role), role).toEqual([`Group:${group}`]);
+    }
+  });
+
+  it("tells a deployer who is not among the named admins, instead of failing at the first chart", () => {
+    const deployer = { name: "deployer", principalId: DEPLOYER, principalType: "ServicePrincipal" } as const;
+    const named =
+      (...admins: Settings["admins"]) =>
+      () =>
+        refuseOutsider({ admins }, deployer);
+    const other = "55555555-5555-4555-8555-555555555555";
+    expect(named({ type: "User", objectId: other })).toThrow(`add "ServicePrincipal:${DEPLOYER}"`);
+    expect(named({ type: "ServicePrincipal", objectId: DEPLOYER.toUpperCase() })).not.toThrow();
+    expect(named({ type: "User", objectId: other }, { type: "Group", objectId: other })).not.toThrow();
+    expect(named()).not.toThrow();
   });
 
   it("reaches a runner's network in another subscription by a provider of its own", async () => {
