@@ -56,7 +56,7 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
   cache?.grantUse(worker);
 
   // What the cluster runs for everyone
-  const inCluster = { provider: cluster.kubernetes };
+  const { inCluster } = cluster;
   const monitoring = new Monitoring("monitoring", { vault, sizes: settings.cluster }, inCluster);
   const withMetrics = { ...inCluster, dependsOn: monitoring };
   new Logging("logging", {}, withMetrics);
@@ -99,7 +99,7 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
       apiKey,
       backing: { vault, jobs, storage, cache, telemetry },
     },
-    { ...inCluster, dependsOn: [keda, gateway] },
+    { ...inCluster, dependsOn: [keda, envoy] },
   );
 
   return stackOutputs({ settings, site, cluster, registry, vault, monitoring, mcpServer, image, apiKey });

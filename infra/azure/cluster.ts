@@ -58,8 +58,12 @@ export class Cluster extends ComponentResource {
   readonly name: Output<string>;
   readonly id: Output<string>;
   readonly oidcIssuer: Output<string>;
-  /** Logs in as whoever runs the program; usable once nodes are there and the deployer's role is honoured. */
-  readonly kubernetes: KubernetesProvider;
+  /**
+   * Options of everything inside the cluster: a provider that logs in as whoever runs the program, usable once nodes are
+   * there and the admins' roles are honoured; and no deletion one by one when the cluster itself goes, for finalizers
+   * whose controller went first would hang `pulumi destroy`.
+   */
+  readonly inCluster: ComponentResourceOptions;
 
   readonly #name: string;
   readonly #args: ClusterArgs;
@@ -82,7 +86,10 @@ export class Cluster extends ComponentResource {
     this.name = cluster.name;
     this.id = cluster.id;
     this.oidcIssuer = cluster.oidcIssuerProfile.apply((profile) => profile?.issuerURL ?? "");
-    this.kubernetes = this.#connect(cluster, adminRoles, userPool);
+    this.inCluster = {
+      provider: this.#connect(cluster, adminRoles, userPool),
+      transformations: [({ props, opts }) => ({ props, opts: { ...opts, deletedWith: cluster } })],
+    };
     this.registerOutputs({ name: this.name, oidcIssuer: this.oidcIssuer });
   }
 

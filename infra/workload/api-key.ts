@@ -1,0 +1,41 @@
+import { createHash } from "node:crypto";
+import { ComponentResource, type ComponentResourceOptions, interpolate, type Output, secret } from "@pulumi/pulumi";
+import { RandomBytes } from "@pulumi/random/randomBytes.js";
+import type { KeyVault } from "../azure/key-vault.ts";
+
+const VAULT_SECRET = "mcp-api-key";
+
+/** 256 bits: nothing is gained by guessing, so a plain hash is enough to check by. */
+const KEY_BYTES = 32;
+
+export interface ApiKeyArgs {
+  /** Part of the key, so that its finder sees what it opens. */
+  readonly stack: string;
+  readonly vault: Pick<KeyVault, "addSecret">;
+}
+
+/**
+ * The key of the endpoint's first user, `mcp_<stack>_<43 characters>`. People fetch it from the vault; the server gets
+ * a hash, from which no key can be made. Free.
+ */
+export class ApiKey extends ComponentResource {
+  /** `sha256:<64 hex digits>` of the whole key: an entry of the server's API_KEY_HASHES. */
+  readonly hash: Output<string>;
+  /** The key's name in the vault. */
+  readonly vaultSecretName = VAULT_SECRET;
+
+  constructor(name: string, { stack, vault }: ApiKeyArgs, options?: ComponentResourceOptions) {
+    super("mcp:workload:ApiKey", name, {}, options);
+    const key = this.#generate(stack);
+    vault.addSecret(VAULT_SECRET, key);
+    this.hash = secret(key.apply((text) => `sha256:${createHash("sha256").update(text).digest("hex")}`));
+    this.registerOutputs({});
+  }
+
+  #generate(stack: string): Output<string> {
+    const bytes = new RandomBytes(VAULT_SECRET, { length: KEY_BYTES }, { parent: this });
+    // In base64url, for a key that is safe in a header, a URL and a shell.
+    const text = bytes.base64.apply((base64) => Buffer.from(base64, "base64").toString("base64url"));
+    return secret(interpolate`mcp_${stack}_${text}`);
+  }
+}

@@ -1,0 +1,398 @@
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { beforeAll, describe, expect, it } from "vitest";
+import { parseEnvironment } from "../../../server/config.ts";
+import {
+  CONNECTION_STRING,
+  DIGEST,
+  find,
+  type PlannedCluster,
+  planCluster,
+  type Registered,
+  settle,
+} from "./planned-cluster.ts";
+
+interface Probe {
+  httpGet: { path: string; port: string };
+  periodSeconds: number;
+  failureThreshold: number;
+}
+interface Container {
+  image: string;
+  command?: string[];
+  args?: string[];
+  ports: { name: string; containerPort: number }[];
+  envFrom: { configMapRef?: { name: string }; secretRef?: { name: string } }[];
+  securityContext: Record<string, unknown>;
+  resources: { requests: Record<string, string>; limits: Record<string, string> };
+  volumeMounts: { name: string; mountPath: string }[];
+  startupProbe: Probe;
+  livenessProbe: Probe;
+  readinessProbe: Probe;
+}
+interface PodSpec extends Record<string, unknown> {
+  containers: Container[];
+  initContainers?: Container[];
+  securityContext: Record<string, unknown>;
+  volumes: Record<string, unknown>[];
+  terminationGracePeriodSeconds: number;
+  topologySpreadConstraints: { topologyKey: string; labelSelector: { matchLabels: Record<string, string> } }[];
+}
+interface DeploymentSpec {
+  replicas?: number;
+  selector: { matchLabels: Record<string, string> };
+  strategy: unknown;
+  template: { metadata: { labels: Record<string, string>; annotations: Record<string, string> }; spec: PodSpec };
+}
+
+const DEPLOYMENT = "kubernetes:apps/v1:Deployment";
+const SCALED_OBJECT = "kubernetes:keda.sh/v1alpha1:ScaledObject";
+const BUDGET = "kubernetes:policy/v1:PodDisruptionBudget";
+const SERVICE = "kubernetes:core/v1:Service";
+const SERVICE_MONITOR = "kubernetes:monitoring.coreos.com/v1:ServiceMonitor";
+
+const specOf = <T>({ inputs }: Registered) => inputs.spec as T;
+const deploymentOf = (plan: PlannedCluster) => specOf<DeploymentSpec>(find(plan, DEPLOYMENT));
+const containerOf = (plan: PlannedCluster): Container => {
+  const [only] = deploymentOf(plan).template.spec.containers;
+  if (!only) throw new Error("no container");
+  return only;
+};
+const selects = (selector: Record<string, string>, labels: Record<string, string>) =>
+  Object.entries(selector).every(([key, value]) => labels[key] === value);
+
+function environmentOf(plan: PlannedCluster): Record<string, string> {
+  const data = find(plan, "kubernetes:core/v1:ConfigMap", "mcp-server").inputs.data;
+  const stringData = find(plan, "kubernetes:core/v1:Secret", "mcp-server").inputs.stringData;
+  return { ...(data as Record<string, string>), ...(stringData as Record<string, string>) };
+}
+
+const plans: Record<string, PlannedCluster> = {};
+beforeAll(async () => {
+  for (const stack of ["dev", "staging", "prod"]) plans[stack] = await planCluster(stack);
+});
+const planOf = (stack: string): PlannedCluster => {
+  const plan = plans[stack];
+  if (!plan) throw new Error(`no plan of ${stack}`);
+  return plan;
+};
+
+describe.each(["dev", "staging", "prod"])("the server's environment in %s", (stack) => {
+  it("is one that the server starts with", () => {
+    const config = parseEnvironment(environmentOf(planOf(stack)));
+    expect(config).toMatchObject({
+      HOST: "0.0.0.0",
+      AUTH_MODE: "api-key",
+      PUBLIC_URL: planOf(stack).endpoint,
+      WORKSPACE_PATH: "/workspace",
+      SERVICE_BUS_NAMESPACE: "sbns-mcp-test.servicebus.windows.net",
+    });
+    expect(config.REDIS_HOST).toBe(stack === "dev" ? undefined : "amr-mcp-test.eastus2.redis.azure.net");
+  });
+
+  it("keeps its secrets in a Secret, which Pulumi keeps encrypted", () => {
+    const secret = find(planOf(stack), "kubernetes:core/v1:Secret", "mcp-server");
+    expect(Object.keys(secret.inputs.stringData as object).sort()).toEqual([
+      "API_KEY_HASHES",
+      "APPLICATIONINSIGHTS_CONNECTION_STRING",
+    ]);
+    expect(secret.secretPaths).toEqual(["stringData"]);
+    for (const other of planOf(stack).resources.filter(({ urn }) => urn !== secret.urn)) {
+      expect(JSON.stringify(other.inputs), other.name).not.toContain(CONNECTION_STRING);
+    }
+  });
+
+  it("comes whole into the container", () => {
+    const names = containerOf(planOf(stack)).envFrom.map((from) => from.configMapRef?.name ?? from.secretRef?.name);
+    expect(names).toEqual(["mcp-server", "mcp-server"]);
+  });
+});
+
+describe("a changed environment", () => {
+  const annotation = (plan: PlannedCluster) =>
+    deploymentOf(plan).template.metadata.annotations["mcp-on-aks/environment"];
+
+  it("makes new pods, since running ones never read it again", async () => {
+    const same = await planCluster("dev");
+    const other = await planCluster("dev", { "mcp:domain": "mcp.example.com" });
+    expect(annotation(same)).toBe(annotation(planOf("dev")));
+    expect(annotation(other)).not.toBe(annotation(same));
+    expect(annotation(other)).toMatch(/^[0-9a-f]{64}$/);
+  });
+});
+
+describe("the API key", () => {
+  it("is known to the vault alone; the server can only check it", async () => {
+    const plan = planOf("staging");
+    const key = await settle(plan.vaultSecrets.get("mcp-api-key") ?? "");
+    expect(key).toMatch(/^mcp_staging_[A-Za-z0-9_-]{43}$/);
+    expect(environmentOf(plan).API_KEY_HASHES).toBe(`sha256:${createHash("sha256").update(key).digest("hex")}`);
+    expect(JSON.stringify(plan.resources)).not.toContain(key);
+  });
+});
+
+describe.each(["dev", "staging", "prod"])("the server's pods in %s", (stack) => {
+  const pod = () => deploymentOf(planOf(stack)).template.spec;
+  const everyContainer = () => [...pod().containers, ...(pod().initContainers ?? [])];
+
+  // Kubernetes, "Pod Security Standards", profile Restricted (which includes Baseline), control by control.
+  const restricted: readonly [control: string, check: () => void][] = [
+    [
+      "host namespaces",
+      () => {
+        for (const key of ["hostNetwork", "hostPID", "hostIPC"]) expect(pod()).not.toHaveProperty(key);
+      },
+    ],
+    [
+      "volume types",
+      () => {
+        const kinds = pod().volumes.flatMap((volume) => Object.keys(volume).filter((key) => key !== "name"));
+        for (const kind of kinds) expect(["persistentVolumeClaim", "emptyDir"]).toContain(kind);
+      },
+    ],
+    [
+      "privilege escalation",
+      () => {
+        for (const { securityContext } of everyContainer()) {
+          expect(securityContext).toMatchObject({ allowPrivilegeEscalation: false, privileged: false });
+        }
+      },
+    ],
+    [
+      "running as non-root",
+      () => {
+        expect(pod().securityContext).toMatchObject({ runAsNonRoot: true });
+        for (const { securityContext } of everyContainer()) expect(securityContext.runAsNonRoot).toBe(true);
+      },
+    ],
+    ["running as a non-root user", () => expect(pod().securityContext.runAsUser).toBeGreaterThan(0)],
+    ["seccomp", () => expect(pod().securityContext.seccompProfile).toEqual({ type: "RuntimeDefault" })],
+    [
+      "capabilities",
+      () => {
+        for (const { securityContext } of everyContainer()) {
+          expect(securityContext.capabilities).toEqual({ drop: ["ALL"] });
+        }
+      },
+    ],
+    [
+      "host ports",
+      () => {
+        for (const { ports } of everyContainer()) for (const port of ports) expect(port).not.toHaveProperty("hostPort");
+      },
+    ],
+    ["sysctls", () => expect(pod().securityContext).not.toHaveProperty("sysctls")],
+  ];
+  it.each(restricted)("keep to Pod Security restricted: %s", (_control, check) => check());
+
+  it("have a read-only root and write only where a volume is", () => {
+    for (const { securityContext, volumeMounts } of everyContainer()) {
+      expect(securityContext.readOnlyRootFilesystem).toBe(true);
+      expect(volumeMounts.map(({ mountPath }) => mountPath).sort()).toEqual(["/tmp", "/workspace"]);
+      const volumes = pod().volumes.map(({ name }) => name);
+      for (const { name } of volumeMounts) expect(volumes).toContain(name);
+    }
+  });
+
+  it("hold no token of the cluster, and Entra's through workload identity", () => {
+    const { template } = deploymentOf(planOf(stack));
+    expect(template.spec).toMatchObject({ automountServiceAccountToken: false, enableServiceLinks: false });
+    expect(template.metadata.labels["azure.workload.identity/use"]).toBe("true");
+    const account = find(planOf(stack), "kubernetes:core/v1:ServiceAccount", String(template.spec.serviceAccountName));
+    expect(account.inputs).toMatchObject({
+      automountServiceAccountToken: false,
+      metadata: {
+        name: "mcp-server",
+        namespace: "mcp-system",
+        annotations: { "azure.workload.identity/client-id": "server-client" },
+      },
+    });
+  });
+
+  it("are the image's: its user, its program behind its entry point, its ports", () => {
+    const dockerfile = readFileSync("server/Dockerfile", "utf8");
+    const { runAsUser, runAsGroup, fsGroup } = pod().securityContext;
+    expect(dockerfile).toMatch(new RegExp(`^USER ${runAsUser}:${runAsGroup}$`, "m"));
+    expect(fsGroup).toBe(runAsGroup);
+    const { command, args, ports } = containerOf(planOf(stack));
+    expect(command).toBeUndefined();
+    expect(dockerfile).toContain(`CMD ${JSON.stringify(args).replaceAll(",", ", ")}`);
+    expect(dockerfile).toMatch(
+      new RegExp(`^EXPOSE ${ports.map(({ containerPort }) => containerPort).join(" ")}$`, "m"),
+    );
+  });
+
+  it("listen where the environment says, and are probed there", () => {
+    const { PORT, METRICS_PORT } = parseEnvironment(environmentOf(planOf(stack)));
+    const { ports, startupProbe, livenessProbe, readinessProbe } = containerOf(planOf(stack));
+    expect(ports.map(({ name, containerPort }) => [name, containerPort])).toEqual([
+      ["http", PORT],
+      ["metrics", METRICS_PORT],
+    ]);
+    for (const probe of [startupProbe, livenessProbe, readinessProbe]) {
+      expect(ports.map(({ name }) => name)).toContain(probe.httpGet.port);
+    }
+    expect([startupProbe, livenessProbe, readinessProbe].map(({ httpGet }) => httpGet.path)).toEqual([
+      "/health/live",
+      "/health/live",
+      "/health/ready",
+    ]);
+  });
+
+  it("are given longer to end than the server takes", () => {
+    const { SHUTDOWN_GRACE_SECONDS } = parseEnvironment(environmentOf(planOf(stack)));
+    expect(pod().terminationGracePeriodSeconds).toBeGreaterThanOrEqual(SHUTDOWN_GRACE_SECONDS + 5);
+  });
+
+  it("run a digest, never a tag", () => {
+    expect(containerOf(planOf(stack)).image).toBe(`registry.example.com/mcp-server@${DIGEST}`);
+  });
+
+  it("ask for what they need and are held to what they may take", () => {
+    const { requests, limits } = containerOf(planOf(stack)).resources;
+    expect(Object.keys(requests).sort()).toEqual(["cpu", "ephemeral-storage", "memory"]);
+    expect(Object.keys(limits).sort()).toEqual(["cpu", "ephemeral-storage", "memory"]);
+  });
+
+  it("are found by everything that selects them, by the ports it names", () => {
+    const plan = planOf(stack);
+    const { selector, template } = deploymentOf(plan);
+    const { labels } = template.metadata;
+    expect(selects(selector.matchLabels, labels)).toBe(true);
+    for (const { labelSelector } of template.spec.topologySpreadConstraints) {
+      expect(selects(labelSelector.matchLabels, labels)).toBe(true);
+    }
+    const service = find(plan, SERVICE);
+    const spec = specOf<{ selector: Record<string, string>; ports: { name: string; targetPort: string }[] }>(service);
+    expect(selects(spec.selector, labels)).toBe(true);
+    const containerPorts = containerOf(plan).ports.map(({ name }) => name);
+    for (const { targetPort } of spec.ports) expect(containerPorts).toContain(targetPort);
+    const monitor = specOf<{ selector: { matchLabels: Record<string, string> }; endpoints: { port: string }[] }>(
+      find(plan, SERVICE_MONITOR),
+    );
+    expect(
+      selects(monitor.selector.matchLabels, (service.inputs.metadata as { labels: Record<string, string> }).labels),
+    ).toBe(true);
+    for (const { port } of monitor.endpoints) expect(spec.ports.map(({ name }) => name)).toContain(port);
+  });
+
+  it("are replaced without a gap", () => {
+    expect(deploymentOf(planOf(stack)).strategy).toEqual({
+      type: "RollingUpdate",
+      rollingUpdate: { maxUnavailable: 0, maxSurge: 1 },
+    });
+  });
+
+  it("are spread over zones and hosts", () => {
+    expect(pod().topologySpreadConstraints.map(({ topologyKey }) => topologyKey)).toEqual([
+      "topology.kubernetes.io/zone",
+      "kubernetes.io/hostname",
+    ]);
+  });
+});
+
+describe("replicas", () => {
+  const has = (plan: PlannedCluster, type: string) => plan.resources.some((r) => r.type === type);
+
+  it("stay at one in dev, with nothing that could keep its node from being drained", () => {
+    expect(deploymentOf(planOf("dev")).replicas).toBe(1);
+    expect(has(planOf("dev"), SCALED_OBJECT)).toBe(false);
+    expect(has(planOf("dev"), BUDGET)).toBe(false);
+  });
+
+  it.each([
+    ["staging", {}, 2, 6],
+    ["prod", {}, 2, 20],
+    ["prod", { "mcp:replicas": "3-9" }, 3, 9],
+  ])("follow the load in %s with %j, from %i to %i", async (stack, config, min, max) => {
+    const plan = await planCluster(stack, config);
+    // The scaler's number, which Pulumi must not set back.
+    expect(deploymentOf(plan)).not.toHaveProperty("replicas");
+    const scaler = specOf<{ triggers: { type: string; metadata: Record<string, string> }[] }>(
+      find(plan, SCALED_OBJECT),
+    );
+    expect(scaler).toMatchObject({
+      scaleTargetRef: { apiVersion: "apps/v1", kind: "Deployment", name: "mcp-server" },
+      minReplicaCount: min,
+      maxReplicaCount: max,
+    });
+    expect(scaler.triggers.map(({ type }) => type)).toEqual(["cpu", "prometheus"]);
+    expect(scaler.triggers[1]?.metadata.query).toContain("mcp_active_connections");
+  });
+
+  it("are held to one missing at a time wherever there are several", () => {
+    for (const stack of ["staging", "prod"]) {
+      const budget = specOf<{ selector: { matchLabels: Record<string, string> } }>(find(planOf(stack), BUDGET));
+      expect(budget).toMatchObject({ maxUnavailable: 1 });
+      expect(selects(budget.selector.matchLabels, deploymentOf(planOf(stack)).template.metadata.labels)).toBe(true);
+    }
+  });
+
+  it("are a fixed number where the setting is one", async () => {
+    const plan = await planCluster("staging", { "mcp:replicas": "3" });
+    expect(deploymentOf(plan).replicas).toBe(3);
+    expect(has(plan, SCALED_OBJECT)).toBe(false);
+    expect(has(plan, BUDGET)).toBe(true);
+  });
+});
+
+describe("the image", () => {
+  it("is built for the nodes' platform from server/Dockerfile, and in no preview", () => {
+    const { inputs, secretPaths } = find(planOf("dev"), "docker:index/image:Image");
+    expect(inputs).toMatchObject({
+      imageName: "registry.example.com/mcp-server:current",
+      build: { context: ".", dockerfile: "./server/Dockerfile", platform: "linux/amd64" },
+      buildOnPreview: false,
+    });
+    expect(secretPaths.join()).toContain("registry");
+  });
+
+  it("is the published one where a setting names it, and then nothing is built", async () => {
+    const published = `ghcr.io/example/mcp-server@sha256:${"cd".repeat(32)}`;
+    const plan = await planCluster("prod", { "mcp:image": published });
+    expect(containerOf(plan).image).toBe(published);
+    expect(plan.resources.some(({ type }) => type.startsWith("docker:"))).toBe(false);
+  });
+});
+
+describe("the workspace", () => {
+  const volumeOf = (plan: PlannedCluster) =>
+    deploymentOf(plan).template.spec.volumes.find(({ name }) => name === "workspace");
+
+  it("is one NFS share for all replicas, bound to this claim and outliving it, with no key anywhere", () => {
+    const plan = planOf("prod");
+    const claim = find(plan, "kubernetes:core/v1:PersistentVolumeClaim");
+    expect(volumeOf(plan)).toEqual({ name: "workspace", persistentVolumeClaim: { claimName: "workspace" } });
+    expect(claim.inputs.spec).toMatchObject({ accessModes: ["ReadWriteMany"], storageClassName: "" });
+    const volume = specOf<{ csi: Record<string, unknown> }>(find(plan, "kubernetes:core/v1:PersistentVolume"));
+    expect(volume).toMatchObject({
+      accessModes: ["ReadWriteMany"],
+      persistentVolumeReclaimPolicy: "Retain",
+      storageClassName: "",
+      claimRef: { namespace: "mcp-system", name: "workspace" },
+      csi: {
+        driver: "file.csi.azure.com",
+        volumeHandle: "rg-mcp-test#stmcptestwsp#workspace",
+        volumeAttributes: { protocol: "nfs", storageAccount: "stmcptestwsp", shareName: "workspace" },
+      },
+    });
+    expect(volume.csi).not.toHaveProperty("nodeStageSecretRef");
+    expect(specOf(claim)).toMatchObject({ volumeName: "mcp-workspace" });
+  });
+
+  it("has the size that the setting asks for, on both sides of the binding", async () => {
+    const plan = await planCluster("dev", { "mcp:workspaceSizeGiB": "250" });
+    const size = { storage: "250Gi" };
+    expect(specOf(find(plan, "kubernetes:core/v1:PersistentVolume"))).toMatchObject({ capacity: size });
+    expect(specOf(find(plan, "kubernetes:core/v1:PersistentVolumeClaim"))).toMatchObject({
+      resources: { requests: size },
+    });
+  });
+
+  it("is a directory of the pod's where no share is asked for, bounded below what the pod may take", async () => {
+    const plan = await planCluster("dev", { "mcp:workspace": "emptyDir" });
+    expect(volumeOf(plan)).toEqual({ name: "workspace", emptyDir: { sizeLimit: "10Gi" } });
+    expect(Number.parseInt(containerOf(plan).resources.limits["ephemeral-storage"] ?? "", 10)).toBeGreaterThan(10);
+    expect(plan.resources.some(({ type }) => type.includes("PersistentVolume"))).toBe(false);
+  });
+});
