@@ -108,7 +108,8 @@ export class Telemetry extends ComponentResource {
         publicNetworkAccessForIngestion: "Enabled",
         publicNetworkAccessForQuery: "Enabled",
       },
-      { parent: this },
+      // The provider takes them for ordinary outputs, which would lie open in the state.
+      { parent: this, additionalSecretOutputs: ["connectionString", "instrumentationKey"] },
     );
   }
 }

@@ -1,12 +1,12 @@
 import { createHash } from "node:crypto";
 import { ComponentResource, type ComponentResourceOptions, interpolate, type Output, secret } from "@pulumi/pulumi";
-import { RandomBytes } from "@pulumi/random/randomBytes.js";
+import { RandomPassword } from "@pulumi/random/randomPassword.js";
 import type { KeyVault } from "../azure/key-vault.ts";
 
 const VAULT_SECRET = "mcp-api-key";
 
-/** 256 bits: nothing is gained by guessing, so a plain hash is enough to check by. */
-const KEY_BYTES = 32;
+/** Of 62 letters and digits: 256 bits. Nothing is gained by guessing, so a plain hash is enough to check by. */
+const KEY_LENGTH = 43;
 
 export interface ApiKeyArgs {
   /** Part of the key, so that its finder sees what it opens. */
@@ -33,9 +33,9 @@ export class ApiKey extends ComponentResource {
   }
 
   #generate(stack: string): Output<string> {
-    const bytes = new RandomBytes(VAULT_SECRET, { length: KEY_BYTES }, { parent: this });
-    // In base64url, for a key that is safe in a header, a URL and a shell.
-    const text = bytes.base64.apply((base64) => Buffer.from(base64, "base64").toString("base64url"));
-    return secret(interpolate`mcp_${stack}_${text}`);
+    // Not RandomBytes: its resource id is the bytes themselves, and ids lie open in state and logs. Letters and digits
+    // are safe in a header, a URL and a shell.
+    const random = new RandomPassword(VAULT_SECRET, { length: KEY_LENGTH, special: false }, { parent: this });
+    return secret(interpolate`mcp_${stack}_${random.result}`);
   }
 }

@@ -1,0 +1,79 @@
+import { Command, CommanderError } from "commander";
+import { CliError, EXIT } from "./cli-error.ts";
+import { connectCommand } from "./connect.ts";
+import { planCommand } from "./plan.ts";
+import { rehearseCommand } from "./rehearse.ts";
+import { renderCommand } from "./render.ts";
+import type { Terminal } from "./terminal.ts";
+
+/** The `mcp-aks` command, with everything that writes going to `terminal`. */
+export function buildProgram(terminal: Terminal): Command {
+  const program = new Command("mcp-aks")
+    .description("A Model Context Protocol server on Azure Kubernetes Service: plan it, rehearse it, connect to it.")
+    .option("--verbose", "show stack traces of failures (so does DEBUG=1)")
+    .helpCommand(false)
+    .showSuggestionAfterError(true)
+    .showHelpAfterError("(--help tells what there is)")
+    .configureOutput({ writeOut: (text) => terminal.out(text), writeErr: (text) => terminal.err(text) })
+    .exitOverride()
+    .addHelpText(
+      "after",
+      `
+Examples:
+  npm run rehearse                  plan stack dev, start its server here, call its tools, keep serving
+  npm run rehearse -- prod --check  the same for prod, ending when all is well
+  npm run plan -- staging --json    every resource of stack staging
+  npm run render -- dev --out k8s   the Kubernetes objects of stack dev as YAML
+  npm run connect -- vscode         the configuration of VS Code
+
+Exit codes: 0 done, 1 failed (the message says why), 2 the command line asks for something that does not exist.
+None of these needs an account; the real thing is: pulumi up -s <stack>`,
+    );
+  for (const command of [rehearseCommand, planCommand, renderCommand, connectCommand]) {
+    const built = command(terminal).copyInheritedSettings(program);
+    // People type `npm run plan -- --verbose`, so every command takes it.
+    if (!built.options.some((option) => option.long === "--verbose")) {
+      built.option("--verbose", "show stack traces of failures (so does DEBUG=1)");
+    }
+    program.addCommand(built);
+  }
+  return program;
+}
+
+/**
+ * Runs the command.
+ *
+ * @param args what follows the program's name: `["plan", "dev"]`.
+ * @returns the exit code.
+ */
+export async function runProgram(args: readonly string[], terminal: Terminal): Promise<number> {
+  const program = buildProgram(terminal);
+  try {
+    if (args.length === 0) {
+      program.outputHelp();
+      return EXIT.ok;
+    }
+    await program.parseAsync(args, { from: "user" });
+    return EXIT.ok;
+  } catch (error) {
+    // Commander has said what it had to say.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    terminal.err(`${terminal.colours.red("error:")} ${messageOf(error)}\n`);
+    if (wantsStack(args) && error instanceof Error) terminal.err(`${error.stack}\n`);
+    else if (!isForPeople(error)) terminal.err("This was not foreseen; --verbose shows where it happened.\n");
+    return error instanceof CliError ? error.exitCode : EXIT.failed;
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** Errors that were written to be read: this command's, and those of the stack's settings (Pulumi's RunError). */
+function isForPeople(error: unknown): boolean {
+  return error instanceof CliError || (error instanceof Error && "faults" in error);
+}
+
+function wantsStack(args: readonly string[]): boolean {
+  return args.includes("--verbose") || (process.env.DEBUG ?? "") !== "";
+}

@@ -1,0 +1,53 @@
+import pico from "picocolors";
+
+/** Where a command writes: results to `out`, what happens meanwhile to `err`, so that `--json` can be piped. */
+export interface Terminal {
+  out(text: string): void;
+  err(text: string): void;
+  /** Whether a person watches, so that a line may be rewritten. */
+  readonly live: boolean;
+  readonly colours: Colours;
+}
+
+export type Colours = Pick<ReturnType<typeof pico.createColors>, "bold" | "dim" | "green" | "red" | "yellow" | "cyan">;
+
+export function processTerminal(): Terminal {
+  return {
+    out: (text) => process.stdout.write(text),
+    err: (text) => process.stderr.write(text),
+    live: process.stdout.isTTY === true && process.env.CI === undefined,
+    // picocolors knows NO_COLOR, FORCE_COLOR and whether there is a terminal.
+    colours: pico.createColors(),
+  };
+}
+
+/** A line each for what a command does, in its order: done, or where it failed. */
+export class Steps {
+  readonly #terminal: Terminal;
+
+  constructor(terminal: Terminal) {
+    this.#terminal = terminal;
+  }
+
+  /**
+   * Does one thing and says so.
+   *
+   * @param run returns what is worth adding to the line, if anything.
+   */
+  async step<T extends { readonly note?: string } | undefined>(title: string, run: () => Promise<T>): Promise<T> {
+    const { out, live, colours } = this.#terminal;
+    const started = performance.now();
+    if (live) out(`${colours.dim("…")} ${title}`);
+    const line = (mark: string, note: string) => out(`${live ? "\r\u001B[2K" : ""}${mark} ${title}${note}\n`);
+    try {
+      const result = await run();
+      const took = performance.now() - started;
+      const notes = [result?.note, took >= 1000 && `${(took / 1000).toFixed(1)} s`].filter(Boolean).join(", ");
+      line(colours.green("✔"), notes && colours.dim(` (${notes})`));
+      return result;
+    } catch (error) {
+      line(colours.red("✖"), "");
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,76 @@
+import { type Input, interpolate, type Output, output } from "@pulumi/pulumi";
+import type { Cluster } from "./azure/cluster.ts";
+import type { KeyVault } from "./azure/key-vault.ts";
+import type { Registry } from "./azure/registry.ts";
+import type { Site } from "./azure/site.ts";
+import { ideConfigs, targetName } from "./ide-configs.ts";
+import type { Monitoring } from "./platform/monitoring.ts";
+import type { ManagementPlanes, Settings } from "./settings.ts";
+import type { ApiKey } from "./workload/api-key.ts";
+import type { ServerImage } from "./workload/image.ts";
+import type { McpServer } from "./workload/mcp-server.ts";
+
+export interface StackOutputsArgs {
+  readonly settings: Settings;
+  readonly site: Pick<Site, "resourceGroupName">;
+  readonly cluster: Pick<Cluster, "name">;
+  readonly registry: Pick<Registry, "loginServer">;
+  readonly vault: Pick<KeyVault, "name">;
+  readonly monitoring: Pick<Monitoring, "namespace" | "grafana">;
+  readonly mcpServer: Pick<McpServer, "endpoint" | "healthUrl">;
+  readonly image: Pick<ServerImage, "reference">;
+  readonly apiKey: Pick<ApiKey, "vaultSecretName">;
+}
+
+/** Local port of Grafana behind `kubectl port-forward`. */
+const GRAFANA_PORT = 3000;
+
+/**
+ * What a deployment tells its people and `connect`. None of it is secret: where a secret is needed, the output is the
+ * command that fetches it with the reader's own rights.
+ */
+export function stackOutputs(args: StackOutputsArgs): Record<string, Output<unknown>> {
+  const { settings, site, cluster, registry, vault, monitoring, mcpServer, image, apiKey } = args;
+  const name = targetName(settings);
+  const from = whoReaches(settings.managementPlanes);
+  return {
+    /** The MCP endpoint. */
+    endpoint: output(mcpServer.endpoint),
+    /** Answers 200 while the server is ready. */
+    healthUrl: output(mcpServer.healthUrl),
+    resourceGroup: output(site.resourceGroupName),
+    clusterName: output(cluster.name),
+    registryLoginServer: output(registry.loginServer),
+    /** The image that runs, by digest. */
+    image: output(image.reference),
+    /** How to reach Grafana, which has no public address. */
+    grafana: output({
+      login: interpolate`az aks get-credentials --resource-group ${site.resourceGroupName} --name ${cluster.name} && kubelogin convert-kubeconfig --login azurecli`,
+      command: interpolate`kubectl --namespace ${monitoring.namespace} port-forward service/${monitoring.grafana.service} ${GRAFANA_PORT}:80`,
+      url: `http://localhost:${GRAFANA_PORT}`,
+      user: "admin",
+      passwordCommand: showSecret(vault.name, monitoring.grafana.secretName),
+      from,
+    }),
+    /** How to fetch the key that the endpoint asks for. */
+    apiKey: output({ command: showSecret(vault.name, apiKey.vaultSecretName), from }),
+    /** Each client's configuration; `npm run connect` merges it into the client's file. */
+    ideConfigs: output(mcpServer.endpoint).apply((url) => ideConfigs({ name, url })),
+  };
+}
+
+function showSecret(vault: Input<string>, secret: Input<string>): Output<string> {
+  return interpolate`az keyvault secret show --vault-name ${vault} --name ${secret} --query value --output tsv`;
+}
+
+/** From where the commands above work. */
+function whoReaches(planes: ManagementPlanes): string {
+  switch (planes.access) {
+    case "public":
+      return "anywhere";
+    case "ranges":
+      return `the addresses in mcp:authorizedRanges (${planes.ranges.join(", ")})`;
+    case "private":
+      return "inside the network: the runner's (mcp:runnerNetworkId), or one that is peered with it";
+  }
+}

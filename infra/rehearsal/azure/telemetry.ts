@@ -1,0 +1,174 @@
+import { azureError } from "../cloud-error.ts";
+import { guidOf, numberAt, objectsAt, textAt } from "../values.ts";
+import { parseArmId } from "./arm-id.ts";
+import type { FakeAzure } from "./azure.ts";
+import type { AzureRequest, AzureType } from "./resource-type.ts";
+
+const WORKSPACE = "Microsoft.OperationalInsights/workspaces";
+
+export const TELEMETRY_TYPES: Readonly<Record<string, AzureType>> = {
+  "azure-native:operationalinsights:Workspace": {
+    arm: WORKSPACE,
+    names: ["workspaceName"],
+    naming: {
+      pattern: /^[A-Za-z0-9][A-Za-z0-9-]{2,61}[A-Za-z0-9]$/,
+      code: "InvalidParameter",
+      sentence:
+        "Invalid workspace name '{name}': 4 to 63 letters, digits and hyphens, none of the hyphens first or last.",
+    },
+    check({ inputs }) {
+      const sku = textAt(inputs, "sku.name") ?? "PerGB2018";
+      if (!["PerGB2018", "CapacityReservation", "Free", "LACluster"].includes(sku)) {
+        throw azureError("InvalidParameter", `'Sku.Name' property is invalid: '${sku}'.`);
+      }
+      const days = numberAt(inputs, "retentionInDays");
+      if (days !== undefined && sku !== "Free" && (days < 30 || days > 730)) {
+        throw azureError(
+          "InvalidParameter",
+          `'RetentionInDays' property doesn't match the SKU limits: ${days} is not between 30 and 730.`,
+        );
+      }
+    },
+    outputs: ({ id }) => ({ customerId: guidOf("workspace", id), createdDate: "2020-01-01T00:00:00Z" }),
+  },
+
+  "azure-native:applicationinsights:Component": {
+    arm: "Microsoft.Insights/components",
+    names: ["resourceName"],
+    naming: {
+      pattern: /^(?=.{1,260}$)[\w.()-]*[\w()-]$/,
+      sentence: "The name '{name}' of the Application Insights component is invalid.",
+    },
+    required: ["kind", "applicationType"],
+    check({ inputs }, azure) {
+      if (inputs.ingestionMode === "LogAnalytics" || inputs.ingestionMode === undefined) {
+        if (inputs.workspaceResourceId === undefined) {
+          throw azureError(
+            "BadRequest",
+            "The ingestionMode 'LogAnalytics' needs a workspaceResourceId: classic Application Insights resources can no longer be created.",
+          );
+        }
+        azure.need(inputs.workspaceResourceId, "workspaceResourceId", WORKSPACE);
+      }
+    },
+    outputs: ({ id, location, name }) => {
+      const key = guidOf("instrumentation key", id);
+      const appId = guidOf("application", id);
+      const hosts = `IngestionEndpoint=https://${location}-0.in.applicationinsights.azure.com/;LiveEndpoint=https://${location}.livediagnostics.monitor.azure.com/`;
+      return {
+        instrumentationKey: key,
+        appId,
+        applicationId: name,
+        connectionString: `InstrumentationKey=${key};${hosts};ApplicationId=${appId}`,
+        retentionInDays: 90,
+      };
+    },
+  },
+
+  "azure-native:monitor:DiagnosticSetting": {
+    arm: "Microsoft.Insights/diagnosticSettings",
+    names: ["name"],
+    scope: "anyResource",
+    scopeProperty: "resourceUri",
+    located: false,
+    naming: {
+      pattern: /^[^*#&+:<>?]{1,260}$/,
+      sentence: "The diagnostic setting name '{name}' is invalid.",
+    },
+    check: checkDiagnosticSetting,
+  },
+};
+
+/** Categories by resource type; source: Microsoft, "Supported resource logs in Azure Monitor", 2026. */
+const LOGS: Readonly<Record<string, readonly string[]>> = {
+  "Microsoft.ContainerService/managedClusters": [
+    "kube-apiserver",
+    "kube-audit",
+    "kube-audit-admin",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "cluster-autoscaler",
+    "cloud-controller-manager",
+    "guard",
+    "csi-azuredisk-controller",
+    "csi-azurefile-controller",
+    "csi-snapshot-controller",
+    "fleet-member-agent",
+    "fleet-member-net-controller-manager",
+    "fleet-mcs-controller-manager",
+  ],
+  "Microsoft.ContainerRegistry/registries": ["ContainerRegistryLoginEvents", "ContainerRegistryRepositoryEvents"],
+  "Microsoft.KeyVault/vaults": ["AuditEvent", "AzurePolicyEvaluationDetails"],
+  "Microsoft.ServiceBus/namespaces": [
+    "OperationalLogs",
+    "VNetAndIPFilteringLogs",
+    "RuntimeAuditLogs",
+    "ApplicationMetricsLogs",
+    "DataDRLogs",
+    "DiagnosticErrorLogs",
+  ],
+  "Microsoft.Storage/storageAccounts": [],
+  "Microsoft.Storage/storageAccounts/tableServices": ["StorageRead", "StorageWrite", "StorageDelete"],
+  "Microsoft.Storage/storageAccounts/fileServices": ["StorageRead", "StorageWrite", "StorageDelete"],
+  "Microsoft.Storage/storageAccounts/blobServices": ["StorageRead", "StorageWrite", "StorageDelete"],
+  "Microsoft.Cache/redisEnterprise": [],
+  "Microsoft.Cache/redisEnterprise/databases": ["ConnectionEvents"],
+  "Microsoft.Network/publicIPAddresses": [
+    "DDoSProtectionNotifications",
+    "DDoSMitigationFlowLogs",
+    "DDoSMitigationReports",
+  ],
+  "Microsoft.Network/networkSecurityGroups": ["NetworkSecurityGroupEvent", "NetworkSecurityGroupRuleCounter"],
+  "Microsoft.Network/virtualNetworks": ["VMProtectionAlerts"],
+  "Microsoft.OperationalInsights/workspaces": ["Audit", "SummaryLogs", "Jobs"],
+};
+
+function checkDiagnosticSetting({ inputs, id }: AzureRequest, azure: FakeAzure): void {
+  const target = String(inputs.resourceUri);
+  const type = parseArmId(target)?.type ?? "";
+  const logs = LOGS[type];
+  if (!logs)
+    throw azureError(
+      "ResourceTypeNotSupported",
+      `The resource type '${type.toLowerCase()}' does not support diagnostic settings.`,
+    );
+  const metrics = type.startsWith("Microsoft.Storage/") ? ["Transaction", "Capacity"] : ["AllMetrics"];
+  for (const log of objectsAt(inputs, "logs")) {
+    if ((log.category === undefined) === (log.categoryGroup === undefined)) {
+      throw azureError("BadRequest", "A log of a diagnostic setting names either a category or a category group.");
+    }
+    if (log.retentionPolicy !== undefined && textAt(log, "retentionPolicy.days") !== "0") {
+      throw azureError("BadRequest", "Diagnostic settings does not support retention for new diagnostic settings.");
+    }
+    const known = log.category === undefined ? ["allLogs", "audit"] : logs;
+    const asked = String(log.category ?? log.categoryGroup);
+    if (!known.includes(asked)) throw azureError("BadRequest", `Category '${asked}' is not supported.`);
+  }
+  for (const metric of objectsAt(inputs, "metrics")) {
+    if (!metrics.includes(String(metric.category))) {
+      throw azureError("BadRequest", `Metric category '${String(metric.category)}' is not supported.`);
+    }
+  }
+  if (
+    inputs.workspaceId === undefined &&
+    inputs.storageAccountId === undefined &&
+    inputs.eventHubAuthorizationRuleId === undefined
+  ) {
+    throw azureError("BadRequest", "At least one data sink needs to be specified.");
+  }
+  if (inputs.workspaceId !== undefined) azure.need(inputs.workspaceId, "workspaceId", WORKSPACE);
+  // "Data sinks can't be reused in different settings on the same category for the same resource."
+  const others = azure
+    .all("Microsoft.Insights/diagnosticSettings")
+    .filter(
+      (other) =>
+        other.id !== id && other.inputs.resourceUri === target && other.inputs.workspaceId === inputs.workspaceId,
+    );
+  if (others.length > 0) {
+    throw azureError(
+      "Conflict",
+      `Data sink '${String(inputs.workspaceId)}' is already used in diagnostic setting '${others[0]?.name}'. Data sinks can't be reused in different settings on the same category for the same resource.`,
+      409,
+    );
+  }
+}

@@ -1,0 +1,15 @@
+import { CONTAINER_TYPES } from "./containers.ts";
+import { DATA_TYPES } from "./data.ts";
+import { FOUNDATION_TYPES } from "./foundation.ts";
+import { NETWORK_TYPES } from "./network.ts";
+import type { AzureType } from "./resource-type.ts";
+import { TELEMETRY_TYPES } from "./telemetry.ts";
+
+/** Every Azure resource type that the rehearsal knows, by its Pulumi token. Another one is refused by name. */
+export const AZURE_TYPES: Readonly<Record<string, AzureType>> = {
+  ...FOUNDATION_TYPES,
+  ...NETWORK_TYPES,
+  ...CONTAINER_TYPES,
+  ...DATA_TYPES,
+  ...TELEMETRY_TYPES,
+};

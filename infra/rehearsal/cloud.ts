@@ -1,0 +1,105 @@
+import { type AzureBefore, FakeAzure, replacingProperties } from "./azure/azure.ts";
+import { CloudError, type Fault } from "./cloud-error.ts";
+import { createImage } from "./docker.ts";
+import { FakeKubernetes } from "./kubernetes/kubernetes.ts";
+import { createRandom } from "./random.ts";
+import type { Properties } from "./values.ts";
+
+/** A request as a provider sends it to its cloud. */
+export interface CloudRequest {
+  /** Pulumi's token: `azure-native:network:Subnet`, `kubernetes:apps/v1:Deployment`. */
+  readonly type: string;
+  /** The resource's name in the program, from which automatic names follow. */
+  readonly name: string;
+  /** Secrets unwrapped. */
+  readonly inputs: Properties;
+  readonly id?: string;
+}
+
+export interface Created {
+  readonly id: string;
+  readonly outputs: Properties;
+  /** By what others' `uses` know it; absent where nothing can refer to it. */
+  readonly key?: string;
+  /** What had to exist already: resource ids (Azure, in lower case; Helm) and object keys (Kubernetes). */
+  readonly uses: readonly string[];
+}
+
+/**
+ * Azure and the cluster in it, in memory. Refuses what they refuse, in their words; answers what they answer, and the
+ * same every time. Knows nothing of Pulumi's runtime: a mock calls it as well as a provider over gRPC.
+ */
+export class FakeCloud {
+  readonly azure: FakeAzure;
+  readonly kubernetes: FakeKubernetes;
+
+  constructor(before: AzureBefore = {}) {
+    this.azure = new FakeAzure(before);
+    this.kubernetes = new FakeKubernetes(this.azure);
+  }
+
+  /** @throws CloudError in the words of Azure, Kubernetes, Helm or Docker. */
+  create(request: CloudRequest): Created {
+    switch (packageOf(request.type)) {
+      case "azure-native":
+        return this.azure.create(request);
+      case "kubernetes":
+        return this.kubernetes.create(request);
+      case "random":
+        return createRandom(request);
+      case "docker":
+        return createImage(request, this.azure);
+      case "pulumi":
+        // Providers: they are only told how to reach a cloud.
+        return { id: request.name, outputs: request.inputs, uses: [] };
+      default:
+        throw new CloudError("NotRehearsed", `the rehearsal does not know the resource type ${request.type}`, 501);
+    }
+  }
+
+  /** @throws CloudError also for a change that needs a replacement. */
+  update(id: string, request: CloudRequest): Created {
+    switch (packageOf(request.type)) {
+      case "azure-native":
+        return this.azure.update(id, request);
+      case "kubernetes":
+        return this.kubernetes.update(id, request);
+      default:
+        return this.create(request);
+    }
+  }
+
+  /** Gone already is gone as well. @throws CloudError while something holds on to it. */
+  delete(type: string, id: string): void {
+    if (packageOf(type) === "azure-native") this.azure.delete(type, id);
+    if (packageOf(type) === "kubernetes") this.kubernetes.delete(type, id);
+  }
+
+  /** The outputs of what exists; undefined for what does not. */
+  read(type: string, id: string): Properties | undefined {
+    if (packageOf(type) === "azure-native") return this.azure.read(id);
+    if (packageOf(type) === "kubernetes") return this.kubernetes.read(type, id);
+    return undefined;
+  }
+
+  /** Properties whose change a provider answers with a replacement. */
+  replacedBy(type: string): readonly string[] {
+    if (packageOf(type) === "azure-native") return replacingProperties(type);
+    return packageOf(type) === "kubernetes" ? ["metadata.name", "metadata.namespace", "apiVersion", "kind"] : [];
+  }
+
+  /** A provider's function. @throws CloudError */
+  invoke(token: string, args: Properties): Properties {
+    if (packageOf(token) === "azure-native") return this.azure.invoke(token, args);
+    throw new CloudError("NotRehearsed", `the rehearsal does not know the function ${token}`, 501);
+  }
+
+  /** Once everything is there: what was accepted and cannot work. */
+  verify(): Fault[] {
+    return [...this.azure.verify(), ...this.kubernetes.verify()];
+  }
+}
+
+function packageOf(token: string): string {
+  return token.split(":")[0] ?? "";
+}

@@ -1,0 +1,107 @@
+import { existsSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { CHECKOUT } from "../../infra/cli/checkout.ts";
+import { deployedServer, portNumber } from "../../infra/cli/deployed-server.ts";
+import { objectsOf, Service } from "../../infra/cli/kubernetes-objects.ts";
+import { ENVIRONMENT_VARIABLES, parseEnvironment } from "../../server/config.ts";
+import { at, manifestsOf, planOf, resourcesOf, STACKS, startPlanned } from "./planned-stacks.ts";
+
+describe.each(STACKS)("what stack %s gives the server", (stack) => {
+  const planned = async () => {
+    const plan = await planOf(stack);
+    const server = deployedServer(manifestsOf(plan));
+    const pod = server.deployment.spec.template.spec;
+    return { plan, server, pod, config: parseEnvironment(server.environment) };
+  };
+
+  test("its environment parses with the server's own schema, and holds nothing that the server does not read", async () => {
+    const { server, config } = await planned();
+    expect(config.AUTH_MODE).toBe("api-key");
+    expect(config.API_KEY_HASHES).toHaveLength(1);
+    const unknown = Object.keys(server.environment).filter(
+      (name) => !ENVIRONMENT_VARIABLES.some((known) => known === name),
+    );
+    expect(unknown).toEqual(["NODE_ENV"]);
+  });
+
+  test("the endpoint, the route's host and paths, and PUBLIC_URL are the same", async () => {
+    const { plan, config } = await planned();
+    const endpoint = new URL(String(plan.outputs.endpoint));
+    expect(config.PUBLIC_URL).toBe(endpoint.href);
+    expect(endpoint.protocol).toBe("https:");
+    const route = resourcesOf(plan, "HTTPRoute").find(
+      ({ inputs }) => at(inputs, "metadata", "namespace") === "mcp-system",
+    );
+    expect(at(route?.inputs, "spec", "hostnames")).toEqual([endpoint.hostname]);
+    const paths = JSON.stringify(at(route?.inputs, "spec", "rules"));
+    for (const path of [endpoint.pathname, new URL(String(plan.outputs.healthUrl)).pathname])
+      expect(paths).toContain(path);
+  });
+
+  test("ports are the server's, the image's, the Service's and the monitor's", async () => {
+    const { plan, server, config } = await planned();
+    const { container, image } = server;
+    expect(server.port).toBe(config.PORT);
+    expect(container.ports.map(({ containerPort }) => containerPort).toSorted()).toEqual([
+      config.PORT,
+      config.METRICS_PORT,
+    ]);
+    expect(image.exposedPorts.toSorted()).toEqual([config.PORT, config.METRICS_PORT]);
+
+    const service = objectsOf(Service, manifestsOf(plan)).find(({ metadata }) => metadata.namespace === "mcp-system");
+    const monitor = resourcesOf(plan, "ServiceMonitor").find(
+      ({ inputs }) => at(inputs, "metadata", "namespace") === "mcp-system",
+    );
+    const scraped = service?.spec.ports.find(
+      ({ name }) => name === at(monitor?.inputs, "spec", "endpoints", 0, "port"),
+    );
+    expect(portNumber(container, scraped?.targetPort ?? 0)).toBe(config.METRICS_PORT);
+    expect(at(monitor?.inputs, "spec", "endpoints", 0, "path")).toBe("/metrics");
+  });
+
+  test("command and working directory are the image's, and start a file that is there", async () => {
+    const { server } = await planned();
+    const { entrypoint, command } = server.image;
+    // With the image's own process 1, or without it where the pod's pause container reaps in its stead.
+    const shared = at(server.deployment, "spec", "template", "spec", "shareProcessNamespace") === true;
+    expect(server.command).toEqual(shared && server.container.command ? command : [...entrypoint, ...command]);
+    expect(server.workingDir).toBe("/app/server");
+    expect(existsSync(`${CHECKOUT}/server/${server.command.at(-1)}`)).toBe(true);
+  });
+
+  test("its user is the image's, and not root", async () => {
+    const { server, pod } = await planned();
+    expect(`${pod.securityContext?.runAsUser}:${pod.securityContext?.runAsGroup}`).toBe(server.image.user);
+    expect(at(pod.securityContext, "runAsNonRoot")).toBe(true);
+    expect(at(pod.securityContext, "fsGroup")).toBe(pod.securityContext?.runAsGroup);
+  });
+
+  test("what it writes to is mounted, and everything else is read-only", async () => {
+    const { server, pod, config } = await planned();
+    const mounts = server.container.volumeMounts;
+    const volumes = pod.volumes.map(({ name }) => name);
+    for (const { name } of mounts) expect(volumes).toContain(name);
+    expect(mounts.map(({ mountPath }) => mountPath).toSorted()).toEqual(["/tmp", config.WORKSPACE_PATH]);
+    expect(mounts.every(({ readOnly }) => !readOnly)).toBe(true);
+    expect(config.WORKSPACE_PATH).toBe(server.image.environment.WORKSPACE_PATH);
+    expect(at(server.container, "securityContext", "readOnlyRootFilesystem")).toBe(true);
+  });
+
+  test("the pod waits for as long as the server may take to end", async () => {
+    const { server, config } = await planned();
+    expect(server.terminationGraceSeconds).toBeGreaterThanOrEqual(config.SHUTDOWN_GRACE_SECONDS + 5);
+    expect(config.SHUTDOWN_DRAIN_SECONDS).toBeGreaterThan(0);
+  });
+
+  test("the image that runs is one by digest, and the one in the outputs", async () => {
+    const { plan, server } = await planned();
+    expect(server.container.image).toMatch(/@sha256:[0-9a-f]{64}$/);
+    expect(plan.outputs.image).toBe(server.container.image);
+  });
+
+  test("the server starts with it, and every probe of the Deployment succeeds", async () => {
+    const started = await startPlanned(await planOf(stack));
+    await started.stop();
+    expect(Object.keys(started.server.probes).toSorted()).toEqual(["liveness", "readiness", "startup"]);
+  });
+});

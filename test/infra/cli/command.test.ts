@@ -1,0 +1,153 @@
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { CHECKOUT } from "../../../infra/cli/checkout.ts";
+import { freePorts } from "../../../infra/cli/local-process.ts";
+
+interface Run {
+  readonly child: ChildProcess;
+  text(): string;
+  /** Resolves when the output holds this. */
+  says(what: string | RegExp): Promise<void>;
+  readonly exit: Promise<number | null>;
+}
+
+/** The command, as npm starts it, with a temporary directory and a rehearsal directory of its own. */
+async function start(...args: string[]): Promise<Run & { directory: string }> {
+  const directory = await mkdtemp(join(tmpdir(), "mcp-command-test-"));
+  const child = spawn(process.execPath, [join(CHECKOUT, "infra/cli/main.ts"), ...args], {
+    cwd: CHECKOUT,
+    env: { PATH: process.env.PATH, TMPDIR: directory, MCP_AKS_REHEARSALS: join(directory, "rehearsals") },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let text = "";
+  const listeners = new Set<() => void>();
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding("utf8").on("data", (chunk: string) => {
+      text += chunk;
+      for (const listener of listeners) listener();
+    });
+  }
+  const exit = new Promise<number | null>((resolve) => child.once("close", (code) => resolve(code)));
+  onTestFinished(async () => {
+    child.kill("SIGKILL");
+    await exit;
+    await rm(directory, { recursive: true, force: true });
+  });
+  const says = (what: string | RegExp) =>
+    new Promise<void>((resolve, reject) => {
+      const check = () => {
+        if (typeof what === "string" ? text.includes(what) : what.test(text)) resolve();
+      };
+      listeners.add(check);
+      check();
+      void exit.then((code) => reject(new Error(`it ended with ${code} and had said:\n${text}`)));
+    });
+  return { child, directory, exit, says, text: () => text };
+}
+
+describe("the command", () => {
+  test("tells what there is, with examples and exit codes", async () => {
+    const run = await start("--help");
+    expect(await run.exit).toBe(0);
+    for (const command of ["rehearse", "plan", "render", "connect", "Exit codes"])
+      expect(run.text()).toContain(command);
+  });
+
+  test.each([
+    [["rehears"], /unknown command 'rehears'[\s\S]*Did you mean rehearse/],
+    [["plan", "prd"], /There is no stack "prd"; did you mean prod\?/],
+    [["rehearse", "dev", "--port", "eighty"], /"eighty" is no port/],
+    [["plan", "dev", "prod"], /too many arguments/],
+    [["plan", "../dev"], /There is no stack "\.\.\/dev"/],
+  ])("%j ends with 2 and says what to do, without a stack trace", async (args, message) => {
+    const run = await start(...args);
+    expect(await run.exit).toBe(2);
+    expect(run.text()).toMatch(message);
+    expect(run.text()).not.toMatch(/\n\s+at /);
+  });
+
+  test.each(["main.ts", "mcp-aks.js"])(
+    "%s under an older Node says which one it needs, and how to get it",
+    async (entry) => {
+      // Node 20 cannot run main.ts at all; what a Node that can would say is seen by another version in its place.
+      const older = 'Object.defineProperty(process, "versions", { value: { ...process.versions, node: "22.18.0" } })';
+      const args = [
+        "--import",
+        `data:text/javascript,${encodeURIComponent(older)}`,
+        join(CHECKOUT, "infra/cli", entry),
+      ];
+      const { status, stderr } = spawnSync(process.execPath, [...args, "plan"], { encoding: "utf8" });
+      expect(status).toBe(2);
+      expect(stderr).toMatch(/^error: this is Node 22\.18\.0, and mcp-aks needs Node 24.*npm ci.*npm run plan/);
+    },
+  );
+
+  test("writes no colours into a pipe", async () => {
+    const run = await start("connect");
+    await run.exit;
+    expect(run.text()).not.toContain("\u001B");
+  });
+});
+
+describe("rehearse", () => {
+  test("--check plans, starts, uses and ends the server, and leaves nothing", async () => {
+    const run = await start("rehearse", "dev", "--check", "--port", "0");
+    expect(await run.exit, run.text()).toBe(0);
+    expect(run.text()).toContain("All is well with stack dev");
+    expect(await readdir(run.directory)).toEqual([]);
+  });
+
+  test("serves until it is interrupted, tells others where, and leaves nothing", async () => {
+    const run = await start("rehearse", "staging", "--port", "0");
+    await run.says("Serving.");
+    const files = join(run.directory, "rehearsals");
+    const state = JSON.parse(await readFile(join(files, "staging.json"), "utf8"));
+    const key = (await readFile(join(files, "staging.key"), "utf8")).trim();
+    expect(state).toMatchObject({ stack: "staging", pid: run.child.pid, name: "mcp-staging" });
+    expect(run.text()).not.toContain(key);
+    for (const title of [
+      "VS Code",
+      "Cursor",
+      "Claude Code",
+      "Claude Desktop",
+      "Codex",
+      "Gemini CLI",
+      "Windsurf",
+      "Zed",
+    ]) {
+      expect(run.text()).toContain(title);
+    }
+    const authorized = await fetch(state.url, {
+      method: "POST",
+      headers: {
+        authorization: `Bearer ${key}`,
+        "content-type": "application/json",
+        accept: "application/json, text/event-stream",
+      },
+      body: JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/list", params: {} }),
+    });
+    expect(authorized.status).toBe(200);
+
+    run.child.kill("SIGINT");
+    expect(await run.exit, run.text()).toBe(0);
+    await expect(fetch(state.url)).rejects.toThrow();
+    expect((await readdir(run.directory)).filter((name) => name !== "rehearsals")).toEqual([]);
+    expect(existsSync(files) ? await readdir(files) : []).toEqual([]);
+  });
+
+  test("a port that is taken ends it with the port's number and the way out, and leaves nothing", async () => {
+    const { http } = await freePorts();
+    const first = await start("rehearse", "dev", "--port", String(http));
+    await first.says("Serving.");
+    const second = await start("rehearse", "staging", "--check", "--port", String(http));
+    expect(await second.exit).toBe(1);
+    expect(second.text()).toMatch(new RegExp(`Port ${http}.*is in use by another program.*--port`));
+    expect(await readdir(second.directory)).toEqual([]);
+    first.child.kill("SIGTERM");
+    expect(await first.exit).toBe(0);
+  });
+});
