@@ -8,6 +8,7 @@ import {
   find,
   type PlannedCluster,
   planCluster,
+  RANDOM_TEXT,
   type Registered,
   settle,
 } from "./planned-cluster.ts";
@@ -125,7 +126,10 @@ describe("the API key", () => {
   it("is known to the vault alone; the server can only check it", async () => {
     const plan = planOf("staging");
     const key = await settle(plan.vaultSecrets.get("mcp-api-key") ?? "");
-    expect(key).toMatch(/^mcp_staging_[A-Za-z0-9_-]{43}$/);
+    expect(key).toBe(`mcp_staging_${RANDOM_TEXT}`);
+    const source = plan.resources.find(({ name }) => name === "mcp-api-key");
+    // 43 letters and digits: log2(62) x 43 = 256 bits.
+    expect(source?.inputs).toMatchObject({ length: 43, special: false });
     expect(environmentOf(plan).API_KEY_HASHES).toBe(`sha256:${createHash("sha256").update(key).digest("hex")}`);
     expect(JSON.stringify(plan.resources)).not.toContain(key);
   });
