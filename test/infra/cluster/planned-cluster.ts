@@ -86,7 +86,7 @@ async function recordEverything(stack: string): Promise<Registered[]> {
 /** What each resource turns out to be: its inputs, and the little that the cloud adds. */
 function newResource({ type, name, inputs }: MockResourceArgs) {
   const computed: Record<string, Record<string, unknown>> = {
-    "random:index/randomPassword:RandomPassword": { result: RANDOM_TEXT },
+    "random:index/randomPassword:RandomPassword": { result: RANDOM_TEXT.padEnd(Number(inputs.length), "0") },
     "docker:index/image:Image": { repoDigest: `registry.example.com/mcp-server@${DIGEST}` },
   };
   const { metadata } = inputs as { metadata?: { namespace?: string; name?: string } };
