@@ -1,4 +1,5 @@
 import { Command, CommanderError } from "commander";
+import { bridgeCommand } from "./bridge.ts";
 import { CliError, EXIT } from "./cli-error.ts";
 import { connectCommand } from "./connect.ts";
 import { planCommand } from "./plan.ts";
@@ -29,7 +30,7 @@ Examples:
 Exit codes: 0 done, 1 failed (the message says why), 2 the command line asks for something that does not exist.
 None of these needs an account; the real thing is: pulumi up -s <stack>`,
     );
-  for (const command of [rehearseCommand, planCommand, renderCommand, connectCommand]) {
+  for (const command of [rehearseCommand, planCommand, renderCommand, connectCommand, bridgeCommand]) {
     const built = command(terminal).copyInheritedSettings(program);
     // People type `npm run plan -- --verbose`, so every command takes it.
     if (!built.options.some((option) => option.long === "--verbose")) {

@@ -1,0 +1,78 @@
+import { spawn } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { onTestFinished } from "vitest";
+import { CHECKOUT } from "../../../infra/cli/checkout.ts";
+
+/** The bundled server, or another entry of its, in a process of its own. */
+export interface ServerProcess {
+  readonly url: string;
+  readonly metricsUrl: string;
+  readonly pid: number;
+  /** What it has logged, one event an item. */
+  readonly events: readonly Record<string, unknown>[];
+  /** Ends it, and resolves when it has ended. */
+  stop(signal?: NodeJS.Signals): Promise<number | null>;
+}
+
+/** A directory of this test's own, gone when the test has ended. */
+export async function temporaryDirectory(): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), "mcp-kit-test-"));
+  onTestFinished(() => rm(directory, { recursive: true, force: true, maxRetries: 3 }));
+  return directory;
+}
+
+/** Starts `entry` and waits until it listens. */
+export async function startServer(
+  env: Record<string, string> = {},
+  entry: readonly string[] = [join(CHECKOUT, "server/main.ts")],
+): Promise<ServerProcess> {
+  const child = spawn(process.execPath, entry, {
+    env: {
+      PATH: process.env.PATH,
+      WORKSPACE_PATH: env.WORKSPACE_PATH ?? (await temporaryDirectory()),
+      PORT: "0",
+      METRICS_PORT: "0",
+      SHUTDOWN_GRACE_SECONDS: "2",
+      ...env,
+    },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let text = "";
+  child.stderr.setEncoding("utf8").on("data", (chunk: string) => {
+    text += chunk;
+  });
+  const exited = new Promise<number | null>((resolve) => child.once("close", resolve));
+  onTestFinished(async () => {
+    child.kill("SIGKILL");
+    await exited;
+  });
+  const events: Record<string, unknown>[] = [];
+  const listening = await new Promise<Record<string, unknown>>((resolve, reject) => {
+    void exited.then((code) => reject(new Error(`The server ended with ${code}: ${text}`)));
+    createInterface({ input: child.stdout }).on("line", (line) => {
+      text += `${line}\n`;
+      if (!line.startsWith("{")) return;
+      const event = JSON.parse(line) as Record<string, unknown>;
+      events.push(event);
+      if (event.event === "server.listening") resolve(event);
+    });
+  });
+  return {
+    url: String(listening.url),
+    metricsUrl: String(listening.metricsUrl),
+    pid: child.pid ?? 0,
+    events,
+    stop(signal = "SIGTERM") {
+      child.kill(signal);
+      return exited;
+    },
+  };
+}
+
+/** Starts the server again where one was. */
+export function startAgain(server: ServerProcess, env: Record<string, string> = {}): Promise<ServerProcess> {
+  return startServer({ ...env, PORT: new URL(server.url).port, METRICS_PORT: new URL(server.metricsUrl).port });
+}
