@@ -10,7 +10,7 @@ import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
 import { createMetrics, type Metrics } from "./observability/metrics.ts";
 import { createCommandRunner } from "./services/commands.ts";
-import { createRuntime } from "./services/runtime.ts";
+import { createRuntime, type Runtime } from "./services/runtime.ts";
 import { openWorkspace, type Workspace } from "./services/workspace.ts";
 import type { Services, Tool } from "./tools/define-tool.ts";
 import { tools as allTools } from "./tools/index.ts";
@@ -22,14 +22,39 @@ export interface Core {
   readonly protocol: Protocol;
 }
 
-export interface App {
+/** What a server does for its callers outside its own process, and has to end before it ends itself. */
+export interface Work {
+  readonly running: number;
+  /** Ends what runs; its callers are told. */
+  stopAll(): void;
+  /** Ends, properly, what is kept ready for callers. */
+  close?(): Promise<void>;
+  /** Kills what is left, at once. */
+  killAllNow(): void;
+}
+
+export interface Listeners {
   /** The public listener: the MCP endpoint and the probes. */
   readonly app: FastifyInstance;
   /** The operators' listener: metrics and details. */
   readonly operator: FastifyInstance;
   readonly readiness: Readiness;
   readonly mcp: StreamableHttp;
+  readonly work: Work;
+}
+
+export interface App extends Listeners {
   readonly services: Services;
+}
+
+/** What the listeners stand in front of. */
+interface Served {
+  readonly protocol: Protocol;
+  readonly metrics: Metrics;
+  readonly runtime: Runtime;
+  readonly work: Work;
+  /** Details for operators. */
+  details(): Promise<Record<string, unknown>>;
 }
 
 interface BuildOptions {
@@ -58,10 +83,23 @@ export async function buildCore({ config, log, tools = allTools }: BuildOptions)
   return { services, metrics, protocol: createProtocol({ tools, services, metrics, log }) };
 }
 
-/** Builds both listeners, listening on nothing and touching no state of the process. */
+/** Builds the server with its tools, listening on nothing and touching no state of the process. */
 export async function buildApp(options: BuildOptions): Promise<App> {
-  const { config, log } = options;
-  const { services, metrics, protocol } = await buildCore(options);
+  const { services, ...core } = await buildCore(options);
+  const { commands, workspace, runtime } = services;
+  const details = async () => ({
+    commands: { running: commands.running, concurrency: commands.limits.concurrency },
+    workspace: await workspace.space().catch(() => "unavailable"),
+  });
+  const listeners = await buildListeners(options, { ...core, runtime, work: commands, details });
+  return { ...listeners, services };
+}
+
+/** Builds both listeners in front of what is served. */
+export async function buildListeners(
+  { config, log }: Pick<BuildOptions, "config" | "log">,
+  { protocol, metrics, runtime, work, details }: Served,
+): Promise<Listeners> {
   const readiness = createReadiness();
   const mcp = createStreamableHttp({
     protocol,
@@ -81,12 +119,12 @@ export async function buildApp(options: BuildOptions): Promise<App> {
   });
   await app.register(probes, { readiness });
   await app.register(mcp.plugin);
-  app.get("/", async () => ({ name: services.runtime.name, endpoint: "/mcp", transport: "streamable-http" }));
+  app.get("/", async () => ({ name: runtime.name, endpoint: "/mcp", transport: "streamable-http" }));
 
   const operator = await listener(log);
-  await operator.register(operatorPages, { config, metrics, readiness, services });
+  await operator.register(operatorPages, { config, metrics, readiness, runtime, details });
 
-  return { app, operator, readiness, mcp, services };
+  return { app, operator, readiness, mcp, work };
 }
 
 async function openConfiguredWorkspace({ WORKSPACE_PATH, FILE_SIZE_LIMIT_BYTES }: Config): Promise<Workspace> {
@@ -121,7 +159,7 @@ async function listener(log: FastifyBaseLogger): Promise<FastifyInstance> {
   return app;
 }
 
-function packageVersion(): string {
+export function packageVersion(): string {
   const manifest: unknown = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8"));
   return z.object({ version: z.string() }).parse(manifest).version;
 }

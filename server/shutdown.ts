@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from "fastify";
-import type { App } from "./app.ts";
+import type { Listeners } from "./app.ts";
 import type { Config } from "./config.ts";
 
 type Grace = Pick<Config, "SHUTDOWN_GRACE_SECONDS" | "SHUTDOWN_DRAIN_SECONDS">;
@@ -13,7 +13,7 @@ const LAST_WORDS_MS = 3000;
  * the grace, and what runs after that is killed, its caller told so.
  */
 export async function shutDown(
-  { app, operator, readiness, mcp, services }: App,
+  { app, operator, readiness, mcp, work }: Listeners,
   { SHUTDOWN_GRACE_SECONDS, SHUTDOWN_DRAIN_SECONDS }: Grace,
   log: FastifyBaseLogger,
 ): Promise<void> {
@@ -25,11 +25,12 @@ export async function shutDown(
   const closed = app.close();
   await mcp.endStreams();
   if (!(await mcp.idle(Math.max(0, deadline - performance.now())))) {
-    log.warn({ event: "server.grace.exceeded", commands: services.commands.running });
-    services.commands.stopAll();
+    log.warn({ event: "server.grace.exceeded", commands: work.running });
+    work.stopAll();
     if (!(await mcp.idle(LAST_WORDS_MS))) await mcp.abort();
   }
-  services.commands.killAllNow();
+  await work.close?.();
+  work.killAllNow();
   // Kept-alive connections of clients that have their answers.
   app.server.closeAllConnections();
   await closed;

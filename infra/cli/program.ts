@@ -2,9 +2,11 @@ import { Command, CommanderError } from "commander";
 import { bridgeCommand } from "./bridge.ts";
 import { CliError, EXIT } from "./cli-error.ts";
 import { connectCommand } from "./connect.ts";
+import { newToolCommand } from "./new-tool.ts";
 import { planCommand } from "./plan.ts";
 import { rehearseCommand } from "./rehearse.ts";
 import { renderCommand } from "./render.ts";
+import { serveCommand } from "./serve.ts";
 import type { Terminal } from "./terminal.ts";
 
 /** The `mcp-aks` command, with everything that writes going to `terminal`. */
@@ -13,6 +15,8 @@ export function buildProgram(terminal: Terminal): Command {
     .description("A Model Context Protocol server on Azure Kubernetes Service: plan it, rehearse it, connect to it.")
     .option("--verbose", "show stack traces of failures (so does DEBUG=1)")
     .helpCommand(false)
+    // `serve` hands on what stands after its command, options included.
+    .enablePositionalOptions()
     .showSuggestionAfterError(true)
     .showHelpAfterError("(--help tells what there is)")
     .configureOutput({ writeOut: (text) => terminal.out(text), writeErr: (text) => terminal.err(text) })
@@ -26,11 +30,22 @@ Examples:
   npm run plan -- staging --json    every resource of stack staging
   npm run render -- dev --out k8s   the Kubernetes objects of stack dev as YAML
   npm run connect -- vscode         the configuration of VS Code
+  npm run new:tool -- NAME          the start of a new tool, its test included
+  npx mcp-aks bridge URL            a server on HTTP, for a client that only speaks stdio
+  npx mcp-aks serve --stdio COMMAND a server on stdio, for clients on HTTP
 
 Exit codes: 0 done, 1 failed (the message says why), 2 the command line asks for something that does not exist.
 None of these needs an account; the real thing is: pulumi up -s <stack>`,
     );
-  for (const command of [rehearseCommand, planCommand, renderCommand, connectCommand, bridgeCommand]) {
+  for (const command of [
+    rehearseCommand,
+    planCommand,
+    renderCommand,
+    connectCommand,
+    bridgeCommand,
+    serveCommand,
+    newToolCommand,
+  ]) {
     const built = command(terminal).copyInheritedSettings(program);
     // People type `npm run plan -- --verbose`, so every command takes it.
     if (!built.options.some((option) => option.long === "--verbose")) {

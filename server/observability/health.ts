@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply } from "fastify";
 import fastifyPlugin from "fastify-plugin";
 import type { Config } from "../config.ts";
-import type { Services } from "../tools/define-tool.ts";
+import type { Runtime } from "../services/runtime.ts";
 import type { Metrics } from "./metrics.ts";
 
 /** Where the process is in its life. It is ready, and gets traffic, between `start` and `drain`. */
@@ -46,12 +46,14 @@ interface OperatorOptions {
   readonly config: Config;
   readonly metrics: Metrics;
   readonly readiness: Readiness;
-  readonly services: Services;
+  readonly runtime: Runtime;
+  /** What else there is to say of the work that this server does. */
+  details(): Promise<Record<string, unknown>>;
 }
 
 /** What operators read, on the metrics port: `/metrics` and `/health/detailed`. */
 export const operatorPages = fastifyPlugin(
-  async (app: FastifyInstance, { config, metrics, readiness, services }: OperatorOptions) => {
+  async (app: FastifyInstance, { config, metrics, readiness, runtime, details }: OperatorOptions) => {
     app.get("/metrics", async (_request, reply) => {
       reply.header("content-type", metrics.registry.contentType);
       return metrics.registry.metrics();
@@ -59,11 +61,10 @@ export const operatorPages = fastifyPlugin(
     app.get("/health/detailed", async () => ({
       status: readiness.phase === "ready" ? "ok" : "unavailable",
       phase: readiness.phase,
-      server: { name: services.runtime.name, version: services.runtime.version },
-      ...services.runtime.usage(),
-      commands: { running: services.commands.running, concurrency: services.commands.limits.concurrency },
+      server: { name: runtime.name, version: runtime.version },
+      ...runtime.usage(),
       authentication: config.AUTH_MODE,
-      workspace: await services.workspace.space().catch(() => "unavailable"),
+      ...(await details()),
       // Whether each is configured; addresses are the configuration's to tell.
       backing: {
         keyVault: configured(config.KEY_VAULT_URL),

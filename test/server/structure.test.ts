@@ -17,9 +17,9 @@ const LEVELS: [RegExp, number][] = [
   [/^config\.ts$/, 0],
   [/^services\//, 1],
   [/^tools\//, 2],
-  [/^(auth|observability|mcp)\//, 3],
+  [/^(auth|observability|mcp|proxy)\//, 3],
   [/^app\.ts$/, 4],
-  [/^(main|stdio|worker|shutdown)\.ts$/, 5],
+  [/^(main|stdio|serve-stdio|worker|run|shutdown)\.ts$/, 5],
 ];
 const levelOf = (path: string) => LEVELS.find(([pattern]) => pattern.test(path))?.[1];
 

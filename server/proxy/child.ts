@@ -1,0 +1,315 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { setTimeout as delay } from "node:timers/promises";
+import {
+  CLIENT_CAPABILITIES_META_KEY,
+  CLIENT_INFO_META_KEY,
+  isJSONRPCErrorResponse,
+  isJSONRPCNotification,
+  isJSONRPCRequest,
+  isJSONRPCResultResponse,
+  type JSONRPCMessage,
+  PROTOCOL_VERSION_META_KEY,
+  ProtocolError,
+  ProtocolErrorCode,
+  ReadBuffer,
+  SERVER_INFO_META_KEY,
+  serializeMessage,
+} from "@modelcontextprotocol/server";
+import { z } from "zod";
+
+type JsonObject = Record<string, unknown>;
+
+/** The command that is a stdio MCP server. */
+export interface ChildCommand {
+  readonly program: string;
+  readonly args: readonly string[];
+  readonly directory: string;
+  /** The child's whole environment. */
+  readonly environment: Readonly<Record<string, string>>;
+}
+
+/** What a server says of itself when a connection begins. */
+export interface ServerDescription {
+  readonly info: { readonly name: string; readonly version: string } & JsonObject;
+  readonly capabilities: JsonObject;
+  readonly instructions: string | undefined;
+}
+
+export interface CallOptions {
+  /** Aborts when the caller cancels or goes away; the server is told. */
+  readonly signal?: AbortSignal;
+  /** Gets the progress that the server reports, without the token. */
+  readonly onProgress?: (progress: JsonObject) => void;
+}
+
+/** One running stdio server, with the protocol's connection to it open. */
+export interface Child {
+  readonly pid: number;
+  readonly description: ServerDescription;
+  /** Calls that have no answer yet. */
+  readonly pending: number;
+  /** Resolves, with words for a message, when the process has ended. */
+  readonly ended: Promise<string>;
+  /** @throws ProtocolError as the server answers it, or {@link ChildEnded}. */
+  request(method: string, params: JsonObject, options?: CallOptions): Promise<JsonObject>;
+  /** Ends it as the specification has it: end of input, then SIGTERM, then SIGKILL. */
+  stop(): Promise<void>;
+  /** Kills it and everything that it has started. */
+  killNow(): void;
+}
+
+/** The process ended before it had answered. */
+export class ChildEnded extends Error {
+  override readonly name = "ChildEnded";
+}
+
+/** The process could not be started, or does not speak the protocol. */
+export class ChildNotStarted extends Error {
+  override readonly name = "ChildNotStarted";
+}
+
+export interface ChildEvents {
+  /** A line that the process wrote to standard error, or to standard output without being a message. */
+  said(stream: "stderr" | "stdout", line: string): void;
+}
+
+/** Time for the first exchange: `npx` and `uvx` may have to download the server first. */
+const START_TIMEOUT_MS = 60_000;
+/** What each step of an end waits for the next (MCP specification, stdio, "Shutdown"). */
+const STOP_STEP_MS = 2000;
+/** Largest message that a child may send, bytes. */
+const MESSAGE_LIMIT = 64 * 1024 * 1024;
+/** Longest line of a child that is logged. */
+const LINE_LIMIT = 2000;
+
+/** Newest version of the older era, whose servers make up nearly all that speak stdio; they answer with their own. */
+const OLDER_VERSION = "2025-11-25";
+/** For servers that know nothing older. */
+const NEWER_VERSION = "2026-07-28";
+const CLIENT_INFO = { name: "mcp-aks-serve", version: "1.0.0" };
+
+/** Both eras' first answers; a server of the newer one names itself in the result's `_meta`. */
+const Introduction = z.looseObject({
+  capabilities: z.record(z.string(), z.unknown()).default({}),
+  serverInfo: z.looseObject({ name: z.string(), version: z.string() }).optional(),
+  instructions: z.string().optional(),
+  _meta: z.record(z.string(), z.unknown()).optional(),
+});
+
+/**
+ * Starts the command and opens the connection.
+ *
+ * @throws ChildNotStarted
+ */
+export async function startChild(command: ChildCommand, events: ChildEvents): Promise<Child> {
+  const process = spawn(command.program, command.args, {
+    cwd: command.directory,
+    env: { ...command.environment },
+    stdio: ["pipe", "pipe", "pipe"],
+    // A group of its own, so that nothing that it has started outlives it.
+    detached: true,
+  });
+  const connection = new Connection(process, events);
+  try {
+    const description = await connection.introduce(AbortSignal.timeout(START_TIMEOUT_MS));
+    return Object.assign(connection, { pid: process.pid ?? 0, description });
+  } catch (error) {
+    connection.killNow();
+    const late = error instanceof Error && error.name === "TimeoutError";
+    const why = late ? `it did not answer within ${START_TIMEOUT_MS / 1000} seconds` : messageOf(error);
+    throw new ChildNotStarted(why, { cause: error });
+  }
+}
+
+interface Pending {
+  resolve(result: JsonObject): void;
+  reject(error: Error): void;
+  readonly onProgress: CallOptions["onProgress"];
+}
+
+class Connection {
+  readonly ended: Promise<string>;
+  readonly #process: ChildProcess;
+  readonly #events: ChildEvents;
+  readonly #pending = new Map<number, Pending>();
+  /** The bridge to many callers: their ids and progress tokens are theirs, and these are this connection's. */
+  #ids = 0;
+  #envelope: JsonObject | undefined;
+  #over: string | undefined;
+
+  constructor(process: ChildProcess, events: ChildEvents) {
+    this.#process = process;
+    this.#events = events;
+    this.ended = new Promise((resolve) => {
+      const end = (how: string) => {
+        if (this.#over !== undefined) return;
+        this.#over = how;
+        this.#killGroup();
+        for (const { reject } of this.#pending.values()) reject(new ChildEnded(`the server process ${how}`));
+        this.#pending.clear();
+        resolve(how);
+      };
+      process.once("error", (error: NodeJS.ErrnoException) => end(`could not be started (${error.code})`));
+      process.once("exit", (code, signal) => end(signal ? `was ended by ${signal}` : `ended with exit code ${code}`));
+    });
+    // What it no longer reads is told by its end.
+    process.stdin?.on("error", () => {});
+    this.#readMessages();
+    this.#readLines();
+  }
+
+  get pending(): number {
+    return this.#pending.size;
+  }
+
+  /** Opens the connection: as an older client, which nearly every server knows, or else as a newer one. */
+  async introduce(signal: AbortSignal): Promise<ServerDescription> {
+    const older = { protocolVersion: OLDER_VERSION, capabilities: {}, clientInfo: CLIENT_INFO };
+    try {
+      const introduction = Introduction.parse(await this.request("initialize", older, { signal }));
+      this.#write({ jsonrpc: "2.0", method: "notifications/initialized" });
+      return describe(introduction);
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      this.#envelope = {
+        [PROTOCOL_VERSION_META_KEY]: NEWER_VERSION,
+        [CLIENT_CAPABILITIES_META_KEY]: {},
+        [CLIENT_INFO_META_KEY]: CLIENT_INFO,
+      };
+      return describe(Introduction.parse(await this.request("server/discover", {}, { signal })));
+    }
+  }
+
+  request(method: string, params: JsonObject, { signal, onProgress }: CallOptions = {}): Promise<JsonObject> {
+    return new Promise((resolve, reject) => {
+      if (this.#over !== undefined) return reject(new ChildEnded(`the server process ${this.#over}`));
+      if (signal?.aborted) return reject(signal.reason);
+      const id = ++this.#ids;
+      const settle = () => {
+        this.#pending.delete(id);
+        signal?.removeEventListener("abort", cancel);
+      };
+      const cancel = () => {
+        settle();
+        this.#write({ jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: id } });
+        reject(signal?.reason);
+      };
+      signal?.addEventListener("abort", cancel);
+      this.#pending.set(id, {
+        resolve: (result) => {
+          settle();
+          resolve(result);
+        },
+        reject: (error) => {
+          settle();
+          reject(error);
+        },
+        onProgress,
+      });
+      this.#write({ jsonrpc: "2.0", id, method, params: this.#paramsOf(params, id) });
+    });
+  }
+
+  async stop(): Promise<void> {
+    this.#process.stdin?.end();
+    if (await this.#endsWithin(STOP_STEP_MS)) return;
+    this.#process.kill("SIGTERM");
+    if (await this.#endsWithin(STOP_STEP_MS)) return;
+    this.killNow();
+    await this.ended;
+  }
+
+  killNow(): void {
+    this.#killGroup();
+  }
+
+  async #endsWithin(ms: number): Promise<boolean> {
+    return Promise.race([this.ended.then(() => true), delay(ms, false, { ref: false })]);
+  }
+
+  #killGroup(): void {
+    const { pid } = this.#process;
+    if (pid === undefined) return;
+    try {
+      globalThis.process.kill(-pid, "SIGKILL");
+    } catch {
+      // It has ended, and nothing of it is left.
+    }
+  }
+
+  /** The caller's parameters, with this connection's progress token and, in the newer era, its envelope. */
+  #paramsOf(params: JsonObject, id: number): JsonObject {
+    const meta = params._meta as JsonObject | undefined;
+    const wantsProgress = meta?.progressToken !== undefined;
+    if (this.#envelope === undefined && !wantsProgress) return params;
+    return { ...params, _meta: { ...meta, ...(wantsProgress && { progressToken: id }), ...this.#envelope } };
+  }
+
+  #write(message: JSONRPCMessage): void {
+    if (this.#process.stdin?.writable) this.#process.stdin.write(serializeMessage(message));
+  }
+
+  #readMessages(): void {
+    const buffer = new ReadBuffer({ maxBufferSize: MESSAGE_LIMIT });
+    this.#process.stdout?.on("data", (chunk: Buffer) => {
+      try {
+        buffer.append(chunk);
+      } catch {
+        this.#events.said("stdout", `a message of more than ${MESSAGE_LIMIT} bytes; the process is ended`);
+        return this.killNow();
+      }
+      for (;;) {
+        try {
+          const message = buffer.readMessage();
+          if (message === null) return;
+          this.#received(message);
+        } catch {
+          this.#events.said("stdout", "a line that is no JSON-RPC message");
+        }
+      }
+    });
+  }
+
+  #received(message: JSONRPCMessage): void {
+    if (isJSONRPCRequest(message)) {
+      // A connection shared by many requests over HTTP has no client to ask back; none of its capabilities was declared.
+      const error = { code: ProtocolErrorCode.MethodNotFound, message: "Method not found" };
+      this.#write({ jsonrpc: "2.0", id: message.id, ...(message.method === "ping" ? { result: {} } : { error }) });
+    } else if (isJSONRPCNotification(message)) {
+      if (message.method !== "notifications/progress") return;
+      const { progressToken, ...progress } = message.params ?? {};
+      this.#pending.get(Number(progressToken))?.onProgress?.(progress);
+    } else if (isJSONRPCResultResponse(message)) {
+      this.#pending.get(Number(message.id))?.resolve(message.result);
+    } else if (isJSONRPCErrorResponse(message)) {
+      const { code, message: text, data } = message.error;
+      this.#pending.get(Number(message.id))?.reject(new ProtocolError(code, text, data));
+    }
+  }
+
+  #readLines(): void {
+    let rest = "";
+    this.#process.stderr?.setEncoding("utf8").on("data", (text: string) => {
+      const lines = `${rest}${text}`.split("\n");
+      rest = (lines.pop() ?? "").slice(0, LINE_LIMIT);
+      for (const line of lines) {
+        if (line.trim() !== "") this.#events.said("stderr", line.slice(0, LINE_LIMIT));
+      }
+    });
+  }
+}
+
+function messageOf(error: unknown): string {
+  if (error instanceof z.ZodError) return `its first answer is not the protocol's: ${z.prettifyError(error)}`;
+  return error instanceof Error ? error.message : String(error);
+}
+
+function describe(introduction: z.output<typeof Introduction>): ServerDescription {
+  const named = introduction.serverInfo ?? introduction._meta?.[SERVER_INFO_META_KEY];
+  const info = z.looseObject({ name: z.string(), version: z.string() }).safeParse(named);
+  return {
+    info: info.success ? info.data : { name: "stdio-server", version: "unknown" },
+    capabilities: introduction.capabilities,
+    instructions: introduction.instructions,
+  };
+}

@@ -1,0 +1,115 @@
+import { ProtocolError, ProtocolErrorCode, Server, type ServerContext } from "@modelcontextprotocol/server";
+import type { FastifyBaseLogger } from "fastify";
+import type { Protocol } from "../mcp/protocol.ts";
+import type { Metrics, ToolStatus } from "../observability/metrics.ts";
+import { ChildEnded, type ServerDescription } from "./child.ts";
+import { type Children, NoChild } from "./children.ts";
+
+type JsonObject = Record<string, unknown>;
+
+export interface ProxyProtocolOptions {
+  readonly children: Children;
+  /** What the command has last said of itself. */
+  description(): ServerDescription;
+  readonly metrics: Metrics;
+  readonly log: FastifyBaseLogger;
+}
+
+/**
+ * Methods that set something up for the rest of a session, or ask for what comes without being asked for. Over HTTP
+ * each request stands alone, so they are not offered.
+ */
+const NEED_A_SESSION = /^(logging\/setLevel|resources\/(un)?subscribe|tasks\/.*)$/;
+
+/** JSON-RPC's range for a server's own errors; MCP's SDKs take it for a connection that is gone. */
+const UNAVAILABLE = -32_000;
+
+/**
+ * Serves the protocol over HTTP, both eras and stateless, from stdio servers. The SDK's server does each exchange with
+ * the client, era and envelope included; what is asked for in it goes to the caller's child, and its answer comes back.
+ */
+export function createProxyProtocol({ children, description, metrics, log }: ProxyProtocolOptions): Protocol {
+  async function pass(request: { method: string; params?: unknown }, context: ServerContext): Promise<JsonObject> {
+    const { method } = request;
+    // A proxy listens on HTTP alone, where every exchange has a caller.
+    const subject = context.http?.authInfo?.clientId;
+    if (subject === undefined) throw new Error("A call without a caller reached the proxy.");
+    if (NEED_A_SESSION.test(method)) throw new ProtocolError(ProtocolErrorCode.MethodNotFound, "Method not found");
+    const params = (request.params ?? {}) as JsonObject;
+    const progressToken = context.mcpReq._meta?.progressToken;
+    const { signal, notify } = context.mcpReq;
+    const call = () =>
+      children.use(subject, (child) =>
+        child.request(method, params, {
+          signal,
+          onProgress: (progress) => {
+            if (progressToken === undefined) return;
+            const notification = { ...(progress as { progress: number }), progressToken };
+            void notify({ method: "notifications/progress", params: notification }).catch(() => {});
+          },
+        }),
+      );
+    const { result, error, durationMs, status } = await outcomeOf(call, signal);
+    if (method === "tools/call") {
+      const tool = typeof params.name === "string" ? params.name : "";
+      metrics.toolCalled(tool, status, durationMs / 1000);
+      log.info({ event: "tool.called", tool, status, durationMs: Math.round(durationMs * 10) / 10, subject });
+    }
+    if (result !== undefined) return withoutEra(result);
+    throw forCaller(error);
+  }
+
+  return {
+    factory: () => () => {
+      const { info, capabilities, instructions } = description();
+      const server = new Server(info, {
+        capabilities: offered(capabilities),
+        ...(instructions !== undefined && { instructions }),
+      });
+      server.fallbackRequestHandler = pass;
+      return server;
+    },
+  };
+}
+
+interface Outcome {
+  readonly result?: JsonObject;
+  readonly error?: unknown;
+  readonly status: ToolStatus;
+  readonly durationMs: number;
+}
+
+async function outcomeOf(call: () => Promise<JsonObject>, signal: AbortSignal): Promise<Outcome> {
+  const started = performance.now();
+  try {
+    const result = await call();
+    const status = result.isError === true ? "failed" : "ok";
+    return { result, status, durationMs: performance.now() - started };
+  } catch (error) {
+    const status = signal.aborted ? "cancelled" : error instanceof ProtocolError ? "failed" : "broken";
+    return { error, status, durationMs: performance.now() - started };
+  }
+}
+
+function forCaller(error: unknown): unknown {
+  if (error instanceof NoChild) return new ProtocolError(UNAVAILABLE, error.message);
+  if (error instanceof ChildEnded) {
+    return new ProtocolError(
+      UNAVAILABLE,
+      `While it worked on this, ${error.message}. It is started again for the next call; look at what this one did ` +
+        "before you call again.",
+    );
+  }
+  return error;
+}
+
+/** What can be offered of a server's capabilities where no session is kept and nothing comes unasked. */
+function offered(capabilities: JsonObject): JsonObject {
+  const names = ["tools", "resources", "prompts", "completions"].filter((name) => name in capabilities);
+  return Object.fromEntries(names.map((name) => [name, {}]));
+}
+
+/** A result without the word by which the newer era tells kinds of results apart: the SDK's server puts it in anew. */
+function withoutEra({ resultType, ...result }: JsonObject): JsonObject {
+  return resultType === undefined || resultType === "complete" ? result : { resultType, ...result };
+}

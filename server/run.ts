@@ -1,0 +1,84 @@
+import type { AddressInfo } from "node:net";
+import type { FastifyBaseLogger, FastifyInstance } from "fastify";
+import { type Logger, pino } from "pino";
+import type { Listeners } from "./app.ts";
+import { type Config, EnvironmentError, parseEnvironment } from "./config.ts";
+import { createLogger } from "./observability/logging.ts";
+import { shutDown } from "./shutdown.ts";
+
+/** What an entry says of itself, beside the address, in the event that tells that it listens. */
+type Facts = Readonly<Record<string, unknown>>;
+
+/** Runs a server on HTTP as a process: reads the environment, builds, listens, and ends on SIGTERM or SIGINT. */
+export async function run(
+  build: (config: Config, log: Logger) => Promise<{ readonly listeners: Listeners; readonly facts?: Facts }>,
+): Promise<void> {
+  const config = readConfig();
+  const log = createLogger(config, pino.destination({ dest: 1, sync: true }));
+  const fail = (error: unknown): never => {
+    log.fatal({ event: "server.failed", err: error });
+    process.exit(1);
+  };
+  process.on("uncaughtException", fail);
+  try {
+    const { listeners, facts } = await build(config, log);
+    // Whatever ends this process, nothing that it has started outlives it.
+    process.on("exit", () => listeners.work.killAllNow());
+    endOnSignal(listeners, config, log, fail);
+
+    const metricsUrl = await listen(listeners.operator, config, "METRICS_PORT");
+    const url = `${await listen(listeners.app, config, "PORT")}/mcp`;
+    listeners.readiness.start();
+    log.info(
+      { event: "server.listening", url, metricsUrl, authentication: config.AUTH_MODE, ...facts },
+      `MCP server listening on ${url}`,
+    );
+  } catch (error) {
+    fail(error);
+  }
+}
+
+function endOnSignal(listeners: Listeners, config: Config, log: FastifyBaseLogger, fail: (error: unknown) => never) {
+  let ending = false;
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    process.on(signal, () => {
+      log.info({ event: "signal.received", signal });
+      if (ending) process.exit(1);
+      ending = true;
+      shutDown(listeners, config, log).then(() => process.exit(0), fail);
+    });
+  }
+}
+
+function readConfig(): Config {
+  try {
+    return parseEnvironment(process.env);
+  } catch (error) {
+    if (!(error instanceof EnvironmentError)) throw error;
+    console.error(error.message);
+    process.exit(1);
+  }
+}
+
+/** Listens on HOST and the port of that name; returns the URL. */
+async function listen(
+  app: FastifyInstance,
+  { HOST, ...ports }: Config,
+  variable: "PORT" | "METRICS_PORT",
+): Promise<string> {
+  const wanted = ports[variable];
+  try {
+    await app.listen({ host: HOST, port: wanted });
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? error.code : undefined;
+    if (code === "EADDRINUSE")
+      throw new Error(`${variable}=${wanted} is in use on ${HOST}; free it or choose another port.`);
+    if (code === "EACCES")
+      throw new Error(`${variable}=${wanted} needs rights that this user lacks; choose a port above 1023.`);
+    if (code === "EADDRNOTAVAIL" || code === "ENOTFOUND")
+      throw new Error(`HOST=${HOST} is no address of this machine.`);
+    throw error;
+  }
+  const { port } = app.server.address() as AddressInfo;
+  return `http://${HOST.includes(":") ? `[${HOST}]` : HOST}:${port}`;
+}

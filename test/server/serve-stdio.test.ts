@@ -1,0 +1,297 @@
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { Client as ModernClient, StreamableHTTPClientTransport as ModernHttp } from "@modelcontextprotocol/client";
+import { Client as OlderClient } from "@modelcontextprotocol/sdk/client/index.js";
+import { StreamableHTTPClientTransport as OlderHttp } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { childEnvironment } from "../../server/proxy/child-environment.ts";
+import { type ServerProcess, startServer, temporaryDirectory } from "../infra/cli/server-process.ts";
+
+const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
+const ENTRY = here("../../server/serve-stdio.ts");
+const OLDER = [process.execPath, here("stdio-servers/older.ts")];
+const NEWER = [process.execPath, here("stdio-servers/newer.ts")];
+const KEYS = ["key-of-ada", "key-of-bob", "key-of-eve"] as const;
+const hashOf = (key: string) => createHash("sha256").update(key).digest("hex");
+const WITH_KEYS = { AUTH_MODE: "api-key", API_KEY_HASHES: KEYS.map((key) => `sha256:${hashOf(key)}`).join() };
+
+const serving = (command: readonly string[], options: readonly string[] = [], env: Record<string, string> = {}) =>
+  startServer(env, [ENTRY, ...options, "--", ...command]);
+
+const SDKS = ["1.x", "2.x"] as const;
+type Sdk = (typeof SDKS)[number];
+
+interface Connected {
+  readonly server: { name: string; version: string } | undefined;
+  readonly instructions: string | undefined;
+  readonly capabilities: object | undefined;
+  tools(): Promise<string[]>;
+  /** The text of a call's result. */
+  call(name: string, args?: Record<string, unknown>, options?: CallOptions): Promise<string>;
+  structured(name: string): Promise<unknown>;
+  readonly raw: ModernClient | OlderClient;
+}
+interface CallOptions {
+  signal?: AbortSignal;
+  onprogress?: (progress: { progress: number; message?: string | undefined }) => void;
+}
+
+async function connect(sdk: Sdk, { url }: { url: string }, key?: string): Promise<Connected> {
+  const options = { requestInit: { headers: key === undefined ? {} : { authorization: `Bearer ${key}` } } };
+  const info = { name: "test-client", version: "1.0.0" };
+  const textOf = (result: object) =>
+    ((result as { content: unknown }).content as { text: string }[]).map((part) => part.text).join("");
+  if (sdk === "2.x") {
+    const client = new ModernClient(info, { versionNegotiation: { mode: "auto" } });
+    await client.connect(new ModernHttp(new URL(url), options));
+    onTestFinished(() => client.close());
+    expect(client.getNegotiatedProtocolVersion()).toBe("2026-07-28");
+    return {
+      server: client.getServerVersion(),
+      instructions: client.getInstructions(),
+      capabilities: client.getServerCapabilities(),
+      tools: async () => (await client.listTools()).tools.map(({ name }) => name),
+      call: async (name, args, more) => textOf(await client.callTool({ name, arguments: args ?? {} }, more)),
+      structured: async (name) => (await client.callTool({ name, arguments: {} })).structuredContent,
+      raw: client,
+    };
+  }
+  const client = new OlderClient(info);
+  await client.connect(new OlderHttp(new URL(url), options));
+  onTestFinished(() => client.close());
+  return {
+    server: client.getServerVersion(),
+    instructions: client.getInstructions(),
+    capabilities: client.getServerCapabilities(),
+    tools: async () => (await client.listTools()).tools.map(({ name }) => name),
+    call: async (name, args, more) => textOf(await client.callTool({ name, arguments: args ?? {} }, undefined, more)),
+    structured: async (name) => (await client.callTool({ name, arguments: {} })).structuredContent,
+    raw: client,
+  };
+}
+
+async function metric(server: ServerProcess, name: string): Promise<string | undefined> {
+  const text = await (await fetch(new URL("/metrics", server.metricsUrl))).text();
+  return text
+    .split("\n")
+    .find((line) => line.startsWith(`${name} `))
+    ?.slice(name.length + 1);
+}
+
+/** Whether the process runs. One that has ended and waits to be reaped does not. */
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return process.platform !== "linux" || !readFileSync(`/proc/${pid}/stat`, "latin1").includes(") Z ");
+  } catch {
+    return false;
+  }
+}
+
+describe.each(SDKS)("to a client of SDK %s", (sdk) => {
+  test("an older server is as if it spoke HTTP itself", async () => {
+    const server = await serving(OLDER);
+    const client = await connect(sdk, server);
+    expect(client.server).toMatchObject({ name: "older", version: "1.2.3" });
+    expect(client.instructions).toBe("Be kind.");
+    expect(client.capabilities).toEqual({ tools: {}, resources: {}, prompts: {}, completions: undefined });
+    expect(await client.tools()).toContain("echo");
+    expect(await client.call("echo", { word: "Ålesund\u2028" })).toBe("Ålesund\u2028");
+    expect(await client.structured("structured")).toEqual({ n: 1 });
+    expect(await client.call("echo", {})).toContain("Invalid arguments for tool echo");
+    expect(await client.raw.readResource({ uri: "note://one" })).toMatchObject({ contents: [{ text: "noted" }] });
+    expect(await client.raw.getPrompt({ name: "greet", arguments: { name: "Ada" } })).toMatchObject({
+      messages: [{ content: { text: "Hello Ada" } }],
+    });
+    await expect(client.raw.readResource({ uri: "note://none" })).rejects.toThrow(/note:\/\/none not found/);
+    expect(await metric(server, 'mcp_tool_calls_total{tool="echo",status="ok"}')).toBe("1");
+    expect(await metric(server, 'mcp_tool_calls_total{tool="echo",status="failed"}')).toBe("1");
+  });
+
+  test("a server of the newest era is, too", async () => {
+    const server = await serving(NEWER);
+    const client = await connect(sdk, server);
+    expect(client.server).toMatchObject({ name: "newer" });
+    expect(await client.tools()).toEqual(["pid"]);
+    expect(Number(await client.call("pid"))).toBeGreaterThan(1);
+  });
+
+  test("progress and cancellation go through, and calls at the same time keep apart", async () => {
+    const server = await serving(OLDER);
+    const client = await connect(sdk, server);
+    const other = await connect(sdk, server);
+    const cancel = new AbortController();
+    const waiting = client.call("wait", {}, { signal: cancel.signal }).then(
+      () => "answered",
+      () => "cancelled",
+    );
+    const steps: string[] = [];
+    const onprogress = ({ progress, message }: { progress: number; message?: string | undefined }) =>
+      void steps.push(`${progress} ${message}`);
+    const words = Array.from({ length: 20 }, (_, at) => `word ${at}`);
+    const [done, ...said] = await Promise.all([
+      client.call("steps", {}, { onprogress }),
+      ...words.map((word) => client.call("echo", { word })),
+    ]);
+    expect(done).toBe("done");
+    expect(said).toEqual(words);
+    expect(steps).toEqual(["1 step 1", "2 step 2", "3 step 3"]);
+    // Without sessions a cancellation is the end of the request; the older client sends word of it alone, until it closes.
+    if (sdk === "1.x") await client.raw.close();
+    else cancel.abort();
+    expect(await waiting).toBe("cancelled");
+    await expect.poll(() => other.call("cancelled")).toBe("1");
+  });
+
+  test("a process that dies is a failed call, and the next call has another", async () => {
+    const server = await serving(OLDER);
+    const client = await connect(sdk, server);
+    const pid = await client.call("pid");
+    await expect(client.call("die")).rejects.toThrow(/the server process ended with exit code 7.*started again/);
+    const next = await client.call("pid");
+    expect(next).not.toBe(pid);
+    process.kill(Number(next), "SIGKILL");
+    await expect.poll(() => isAlive(Number(next))).toBe(false);
+    await delay(50);
+    expect(await client.call("echo", { word: "on" })).toBe("on");
+    expect(await metric(server, "mcp_children")).toBe("1");
+  });
+});
+
+describe("callers", () => {
+  test("are let in by their keys, and have a process each", async () => {
+    const server = await serving(OLDER, [], WITH_KEYS);
+    await expect(connect("1.x", server, "wrong")).rejects.toThrow(/Authentication required/);
+    const [ada, bob] = [await connect("1.x", server, KEYS[0]), await connect("2.x", server, KEYS[1])];
+    const again = await connect("2.x", server, KEYS[0]);
+    const [first, second, third] = await Promise.all([ada.call("pid"), bob.call("pid"), again.call("pid")]);
+    expect(second).not.toBe(first);
+    expect(third).toBe(first);
+    expect([await ada.call("count"), await again.call("count"), await bob.call("count")]).toEqual(["1", "2", "1"]);
+    expect(await metric(server, "mcp_children")).toBe("2");
+    const subject = `key:${hashOf(KEYS[0]).slice(0, 8)}`;
+    expect(server.events).toContainEqual(expect.objectContaining({ event: "tool.called", tool: "count", subject }));
+    expect(JSON.stringify(server.events)).not.toMatch(/key-of-/);
+  });
+
+  test("beyond the limit get the process of one who is idle, or are told to wait", async () => {
+    const server = await serving(OLDER, ["--max-children", "1"], WITH_KEYS);
+    const [ada, bob] = [await connect("1.x", server, KEYS[0]), await connect("2.x", server, KEYS[1])];
+    const first = Number(await ada.call("pid"));
+    expect(Number(await bob.call("pid"))).not.toBe(first);
+    await expect.poll(() => isAlive(first), { timeout: 5000 }).toBe(false);
+    const cancel = new AbortController();
+    const waiting = bob.call("wait", {}, { signal: cancel.signal }).catch(() => "cancelled");
+    await expect.poll(() => metric(server, "mcp_active_connections")).not.toBe("0");
+    await expect
+      .poll(() => ada.call("pid").catch(String))
+      .toMatch(/1 callers are served at this moment.*try again later/);
+    cancel.abort();
+    expect(await waiting).toBe("cancelled");
+    await expect.poll(() => ada.call("echo", { word: "in" }).catch(String)).toBe("in");
+  });
+});
+
+describe("a process", () => {
+  test("has an environment of PATH and what is named", async () => {
+    const server = await serving(OLDER, ["--env", "TOKEN", "--env", "MODE=fast"], { ...WITH_KEYS, TOKEN: "hush" });
+    const client = await connect("1.x", server, KEYS[0]);
+    const environment = JSON.parse(await client.call("env")) as Record<string, string>;
+    expect(environment).toEqual({ PATH: process.env.PATH, TOKEN: "hush", MODE: "fast" });
+    expect(JSON.stringify(server.events)).not.toContain("hush");
+  });
+
+  test("without a call is ended, and started for the next one", async () => {
+    const server = await serving(OLDER, ["--idle-seconds", "1"]);
+    const client = await connect("2.x", server);
+    const pid = Number(await client.call("pid"));
+    await expect.poll(() => isAlive(pid), { timeout: 5000 }).toBe(false);
+    expect(await metric(server, "mcp_children")).toBe("0");
+    expect(Number(await client.call("pid"))).not.toBe(pid);
+    expect(server.events).toContainEqual(expect.objectContaining({ event: "child.reaped" }));
+    expect(server.events).not.toContainEqual(expect.objectContaining({ level: "warn" }));
+  });
+
+  test("may write what is no message, and asks nobody back", async () => {
+    const server = await serving(OLDER);
+    const client = await connect("2.x", server);
+    expect(await client.call("noise")).toBe("quiet again");
+    expect(await client.call("ask")).toMatch(/does not support/);
+    const said = expect.objectContaining({ event: "child.said", stream: "stderr", line: "a line for the log" });
+    await expect.poll(() => server.events).toContainEqual(said);
+  });
+
+  test("that does not start again is tried less and less often, and callers are told", async () => {
+    const marker = join(await temporaryDirectory(), "marker");
+    const server = await serving([...OLDER, "once", marker]);
+    const client = await connect("1.x", server);
+    const answers: string[] = [];
+    for (let at = 0; at < 3; at++) answers.push(await client.call("pid").catch(String));
+    expect(answers.join("\n")).toMatch(/could not be started; the log has the details/);
+    const failures = server.events.filter(({ event }) => event === "child.not-started");
+    expect(failures.map((each) => each.failures)).toEqual([1, 2, 3]);
+    const times = failures.map(({ time }) => Date.parse(String(time)));
+    expect((times[2] ?? 0) - (times[1] ?? 0)).toBeGreaterThan(450);
+  });
+
+  test("goes with the server, after its calls have been answered", async () => {
+    const server = await serving(OLDER);
+    const client = await connect("2.x", server);
+    const pid = Number(await client.call("pid"));
+    const call = client.call("steps");
+    await expect.poll(() => metric(server, "mcp_active_connections")).not.toBe("0");
+    const ended = server.stop();
+    expect(await call).toBe("done");
+    expect(await ended).toBe(0);
+    expect(isAlive(pid)).toBe(false);
+  });
+
+  test("that outlasts the grace is killed, and its caller told", async () => {
+    const server = await serving(OLDER, [], { SHUTDOWN_GRACE_SECONDS: "0" });
+    const client = await connect("2.x", server);
+    const pid = Number(await client.call("pid"));
+    const call = client.call("wait").catch(String);
+    await expect.poll(() => metric(server, "mcp_active_connections")).not.toBe("0");
+    await delay(100);
+    expect(await server.stop()).toBe(0);
+    expect(await call).toMatch(/the server process was ended by SIGKILL/);
+    expect(isAlive(pid)).toBe(false);
+  });
+});
+
+describe("a command that cannot be served", () => {
+  const outcome = async (...args: string[]) => {
+    const env = { PATH: process.env.PATH, PORT: "0", METRICS_PORT: "0" };
+    const child = spawn(process.execPath, [ENTRY, ...args], { env, stdio: ["ignore", "pipe", "pipe"] });
+    let output = "";
+    for (const stream of [child.stdout, child.stderr]) stream.on("data", (chunk) => (output += String(chunk)));
+    const [code] = await once(child, "close");
+    return { code, output };
+  };
+
+  test.each<[string[], number, RegExp]>([
+    [[], 2, /the command to serve is missing\.\nUsage: serve-stdio/],
+    [["--env", "NO_SUCH", "--", "x"], 2, /--env NO_SUCH is not set in this environment/],
+    [["--env", "a b=secret", "--", "x"], 2, /--env \\?"a b\\?" is no variable's name/],
+    [["--max-children", "0", "--", "x"], 2, /--max-children \\?"0\\?" must be a whole number from 1 to 1000/],
+    [["--", "no-such-command-anywhere"], 1, /could not be started \(ENOENT\).*Run it by hand/],
+    [["--", "false"], 1, /can be served: the server process ended with exit code 1/],
+  ])("%j", async (args, code, message) => {
+    const result = await outcome(...args);
+    expect(result.output).toMatch(message);
+    expect(result.code).toBe(code);
+    expect(result.output).not.toContain("secret");
+  });
+});
+
+test("an environment is built from nothing", () => {
+  expect(childEnvironment([], { PATH: "/bin", SECRET: "x" })).toEqual({ PATH: "/bin" });
+  expect(childEnvironment(["A", "B=", "C=d=e"], { A: "a", B: "b" })).toMatchObject({ A: "a", B: "", C: "d=e" });
+  for (const entry of ["", "=x", "1A", "A-B"])
+    expect(() => childEnvironment([entry], {})).toThrow(/is no variable's name/);
+});

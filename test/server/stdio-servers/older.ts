@@ -1,0 +1,73 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
+import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
+import { StdioServerTransport } from "@modelcontextprotocol/sdk/server/stdio.js";
+import { z } from "zod";
+
+/* A stdio server of the older era, as most in the world are, with tools that show what a proxy must get right. */
+
+const [mode, marker = ""] = process.argv.slice(2);
+if (mode === "mute") await delay(86_400_000);
+if (mode === "once") {
+  // Works at the first start, and never again.
+  try {
+    readFileSync(marker);
+    process.exit(3);
+  } catch {
+    writeFileSync(marker, "started");
+  }
+}
+
+const server = new McpServer(
+  { name: "older", version: "1.2.3" },
+  { instructions: "Be kind.", capabilities: { logging: {} } },
+);
+const text = (value: unknown) => ({ content: [{ type: "text" as const, text: String(value) }] });
+let cancelled = 0;
+let calls = 0;
+
+server.registerTool("pid", { description: "who answers" }, () => text(process.pid));
+server.registerTool("count", { description: "calls so far" }, () => text(++calls));
+server.registerTool("env", { description: "the environment" }, () => text(JSON.stringify(process.env)));
+server.registerTool("echo", { description: "says it again", inputSchema: { word: z.string() } }, ({ word }) =>
+  text(word),
+);
+server.registerTool("structured", { description: "structured", outputSchema: { n: z.number() } }, () => ({
+  content: [],
+  structuredContent: { n: 1 },
+}));
+server.registerTool("wait", { description: "until it is cancelled" }, async ({ signal }) => {
+  await delay(86_400_000, undefined, { signal }).catch(() => {
+    cancelled++;
+  });
+  return text("cancelled");
+});
+server.registerTool("cancelled", { description: "how many were" }, () => text(cancelled));
+server.registerTool("die", { description: "ends the process" }, () => process.exit(7));
+server.registerTool("steps", { description: "reports progress" }, async (extra) => {
+  const progressToken = extra._meta?.progressToken;
+  for (const progress of [1, 2, 3]) {
+    if (progressToken === undefined) break;
+    await extra.sendNotification({
+      method: "notifications/progress",
+      params: { progressToken, progress, total: 3, message: `step ${progress}` },
+    });
+    await delay(20);
+  }
+  return text("done");
+});
+server.registerTool("ask", { description: "asks the client" }, async () => {
+  const schema = { type: "object" as const, properties: {} };
+  return text(await server.server.elicitInput({ message: "?", requestedSchema: schema }).then(String, String));
+});
+server.registerTool("noise", { description: "writes to its output what is no message" }, () => {
+  process.stdout.write("ready to serve!\n{}\n");
+  process.stderr.write("a line for the log\n");
+  return text("quiet again");
+});
+server.registerResource("note", "note://one", {}, () => ({ contents: [{ uri: "note://one", text: "noted" }] }));
+server.registerPrompt("greet", { argsSchema: { name: z.string() } }, ({ name }) => ({
+  messages: [{ role: "user", content: { type: "text", text: `Hello ${name}` } }],
+}));
+
+await server.connect(new StdioServerTransport());
