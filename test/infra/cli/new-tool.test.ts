@@ -9,7 +9,7 @@ import { writeTool } from "../../../infra/cli/new-tool.ts";
 /** A copy of the checkout, in which tools may come and go. */
 let copy = "";
 /** What a type check, a style check and a test run need. */
-const NEEDED = ["infra", "server", "test", "biome.json", "package.json", "tsconfig.json", "vitest.config.ts"];
+const NEEDED = ["infra", "server", "stacks", "test", "biome.json", "package.json", "tsconfig.json", "vitest.config.ts"];
 
 beforeAll(async () => {
   copy = await realpath(await mkdtemp(join(tmpdir(), "mcp-new-tool-test-")));
@@ -29,7 +29,7 @@ const index = () => readFile(join(copy, "server/tools/index.ts"), "utf8");
 describe("new:tool", () => {
   test("leaves a tree that passes its type check, its style check and the new test", async () => {
     const made = run(join(copy, "infra/cli/mcp-aks.js"), "new-tool", "count_all_words");
-    expect(made).toMatchObject({ status: 0 });
+    expect(made, made.text).toMatchObject({ status: 0 });
     expect(made.text).toContain("test/server/count-all-words.test.ts");
     expect(run(join(copy, "infra/cli/mcp-aks.js"), "new-tool", "a1")).toMatchObject({ status: 0 });
 
