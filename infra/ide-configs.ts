@@ -14,6 +14,8 @@ export interface IdeTarget {
    * `.mcp-on-aks/<name>.headers`, whose `~` the bridge does not expand: write it out.
    */
   readonly headerFile?: string;
+  /** Command of the bridge, for clients that need one, up to the URL. Default: {@link BRIDGE}, by npx. */
+  readonly bridge?: readonly [string, ...string[]];
 }
 
 /** The clients, in the order in which they are listed. */
@@ -65,6 +67,8 @@ export interface IdeConfig {
 /**
  * The bridge for clients that cannot take a header's value from anywhere but their own file: 0.15.1 is the newest on
  * npm and the first line whose `--header-file` keeps keys out of both configuration and process list.
+ * People who are only handed a configuration have no checkout, so it is not this project's own, `mcp-aks bridge`, which
+ * `connect --bridge local` writes for those who have one.
  */
 export const BRIDGE = "mcp-remote@0.15.1";
 
@@ -104,9 +108,9 @@ const prompt = (name: string): JsonObject => ({
   description: `API key of ${name}`,
   password: true,
 });
-const bridge = ({ url, headerFile }: Required<IdeTarget>): JsonObject => ({
-  command: "npx",
-  args: ["-y", BRIDGE, url, "--header-file", headerFile],
+const bridgeEntry = ({ url, headerFile, bridge: [command, ...args] }: Required<IdeTarget>): JsonObject => ({
+  command,
+  args: [...args, url, "--header-file", headerFile],
 });
 
 const FACTS: Readonly<Record<Client, ClientFacts>> = {
@@ -178,7 +182,7 @@ const FACTS: Readonly<Record<Client, ClientFacts>> = {
     },
     format: "json",
     key: "header-file",
-    content: (target) => ({ mcpServers: { [target.name]: bridge(target) } }),
+    content: (target) => ({ mcpServers: { [target.name]: bridgeEntry(target) } }),
     lastStep: "Quit Claude Desktop altogether and start it again.",
   },
   // developers.openai.com/codex/mcp: the bearer token comes from the variable named, an inline one is refused.
@@ -227,7 +231,7 @@ const FACTS: Readonly<Record<Client, ClientFacts>> = {
     },
     format: "jsonc",
     key: "header-file",
-    content: (target) => ({ context_servers: { [target.name]: { source: "custom", ...bridge(target) } } }),
+    content: (target) => ({ context_servers: { [target.name]: { source: "custom", ...bridgeEntry(target) } } }),
     lastStep: "Zed starts the server as soon as the file is saved; the Agent Panel's settings show it.",
   },
 };
@@ -245,7 +249,11 @@ export function clientTitle(client: Client): string {
 /** One client's configuration for one server. */
 export function ideConfig(client: Client, target: IdeTarget): IdeConfig {
   const facts = FACTS[client];
-  const complete = { ...target, headerFile: target.headerFile ?? defaultHeaderFile(target.name) };
+  const complete: Required<IdeTarget> = {
+    ...target,
+    headerFile: target.headerFile ?? defaultHeaderFile(target.name),
+    bridge: target.bridge ?? ["npx", "-y", BRIDGE],
+  };
   const place = facts.file.project ?? "your user settings file";
   const keySteps: Record<ClientFacts["key"], readonly string[]> = {
     prompt: [],

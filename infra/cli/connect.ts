@@ -1,5 +1,5 @@
-import { dirname, resolve } from "node:path";
-import { Argument, Command } from "commander";
+import { dirname, join, resolve } from "node:path";
+import { Argument, Command, Option } from "commander";
 import {
   CLIENTS,
   type Client,
@@ -9,7 +9,7 @@ import {
   ideConfig,
   isClient,
 } from "../ide-configs.ts";
-import { didYouMean, knownStack } from "./checkout.ts";
+import { CHECKOUT, didYouMean, knownStack } from "./checkout.ts";
 import { CliError, EXIT } from "./cli-error.ts";
 import { MergeError } from "./config-edits.ts";
 import { configPath, type Machine, printConfig, thisMachine, writeConfig } from "./config-file.ts";
@@ -23,6 +23,7 @@ interface Options {
   readonly file?: string;
   readonly user?: true;
   readonly deployed?: true;
+  readonly bridge?: "mcp-remote" | "local";
   readonly json?: true;
 }
 
@@ -41,6 +42,12 @@ export function connectCommand(terminal: Terminal): Command {
     .option("--file <path>", "merge into this file instead (implies --write)")
     .option("--user", "the user's own file, for clients that have one in a project, too")
     .option("--deployed", "the deployed stack, even while a rehearsal runs")
+    .addOption(
+      new Option(
+        "--bridge <which>",
+        "for clients that only speak stdio: mcp-remote from npm (default), or this checkout's own",
+      ).choices(["mcp-remote", "local"]),
+    )
     .option("--json", "print one JSON object instead of text")
     .addHelpText(
       "after",
@@ -49,7 +56,8 @@ Examples:
   npm run connect -- vscode                       print the configuration of VS Code for stack dev
   npm run connect -- claude-code --write          merge it into .mcp.json of this directory
   npm run connect -- codex --stack prod --write --user
-  npm run connect -- zed --file ~/dotfiles/zed.json`,
+  npm run connect -- zed --file ~/dotfiles/zed.json
+  npm run connect -- claude-desktop --bridge local --write`,
     )
     .action(async (client: string | undefined, options: Options) => {
       if (client === undefined) listClients(terminal, options);
@@ -62,7 +70,15 @@ async function connect(client: Client, options: Options, terminal: Terminal): Pr
   const source = await stackSource(stack, { ...(options.deployed && { deployed: true }) });
   const machine = thisMachine();
   const headerFile = source.headerFile ?? defaultHeaderFile(source.name, machine.home);
-  const config = ideConfig(client, { name: source.name, url: source.url, headerFile });
+  const config = ideConfig(client, {
+    name: source.name,
+    url: source.url,
+    headerFile,
+    ...(options.bridge === "local" && { bridge: LOCAL_BRIDGE }),
+  });
+  if (options.bridge !== undefined && config.headerFile === undefined) {
+    throw new CliError(`${config.title} speaks HTTP itself and needs no bridge; leave out --bridge.`, EXIT.usage);
+  }
   const path = fileOf(config, options, machine);
   const outcome = options.write || options.file !== undefined ? await write(path, config) : undefined;
   const left = whatIsLeft(config, source, machine, outcome !== undefined);
@@ -93,6 +109,9 @@ async function connect(client: Client, options: Options, terminal: Terminal): Pr
   }
   terminal.err(`\n${left.map((line) => `- ${line}`).join("\n")}\n`);
 }
+
+/** By full paths: a client starts it anywhere, and its own Node may be an older one. */
+const LOCAL_BRIDGE = [process.execPath, join(CHECKOUT, "infra/cli/mcp-aks.js"), "bridge"] as const;
 
 async function write(path: string, config: IdeConfig): Promise<"created" | "changed" | "unchanged"> {
   try {

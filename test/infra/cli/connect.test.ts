@@ -1,6 +1,9 @@
+import { createHash } from "node:crypto";
 import { chmod, mkdir, mkdtemp, readFile, realpath, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
+import { Client } from "@modelcontextprotocol/sdk/client/index.js";
+import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { writeConfig } from "../../../infra/cli/config-file.ts";
 import { runProgram } from "../../../infra/cli/program.ts";
@@ -8,6 +11,7 @@ import { announceRehearsal, forgetRehearsal, runningRehearsal } from "../../../i
 import { stackSource } from "../../../infra/cli/stack-source.ts";
 import { CLIENTS, ideConfig, ideConfigs } from "../../../infra/ide-configs.ts";
 import { recordingTerminal } from "./recording-terminal.ts";
+import { startServer } from "./server-process.ts";
 
 const target = { name: "mcp-dev", url: "https://mcp-dev.example.com/mcp" };
 const outputs = {
@@ -83,6 +87,29 @@ describe("connect", () => {
     const { stdout, text } = await run("zed", "--deployed");
     expect(JSON.parse(stdout).context_servers["mcp-dev"].args.at(-1)).toBe("/home/ada/.mcp-on-aks/mcp-dev.headers");
     expect(text).toContain("umask 077");
+  });
+
+  test("--bridge local is this checkout's own, which reaches the server with the header file's key", async () => {
+    const key = "mcp_dev_of-the-header-file";
+    const hash = createHash("sha256").update(key).digest("hex");
+    const server = await startServer({ AUTH_MODE: "api-key", API_KEY_HASHES: `sha256:${hash}` });
+    await pulumiSays(`cat <<'OUTPUTS'\n${JSON.stringify({ ...outputs, endpoint: server.url })}\nOUTPUTS`);
+    vi.stubEnv("HOME", directory);
+    const { stdout } = await run("claude-desktop", "--deployed", "--bridge", "local");
+    const { command, args } = JSON.parse(stdout).mcpServers["mcp-dev"];
+    await mkdir(join(directory, ".mcp-on-aks"));
+    await writeFile(args.at(-1), `Authorization: Bearer ${key}\n`, { mode: 0o600 });
+    const client = new Client({ name: "test-client", version: "1.0.0" });
+    onTestFinished(() => client.close());
+    await client.connect(new StdioClientTransport({ command, args, stderr: "ignore" }));
+    expect((await client.listTools()).tools.map(({ name }) => name)).toContain("system_info");
+  });
+
+  test("--bridge is refused for a client that needs none", async () => {
+    await pulumiHasDeployed();
+    const { code, text } = await run("vscode", "--deployed", "--bridge", "local");
+    expect(code).toBe(2);
+    expect(text).toContain("VS Code speaks HTTP itself and needs no bridge; leave out --bridge.");
   });
 
   test("a file that does not parse is named with its line, and left as it is", async () => {
