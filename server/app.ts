@@ -9,6 +9,7 @@ import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
 import { createMetrics, type Metrics } from "./observability/metrics.ts";
+import { registerOpenapi } from "./openapi.ts";
 import { createCommandRunner } from "./services/commands.ts";
 import { createRuntime, type Runtime } from "./services/runtime.ts";
 import { openWorkspace, type Workspace } from "./services/workspace.ts";
@@ -117,6 +118,7 @@ export async function buildListeners(
     reply.raw.setHeader("connection", "close");
     reply.raw.once("finish", () => request.raw.socket.end());
   });
+  if (config.OPENAPI_DOCS) await registerOpenapi(app, { config, runtime });
   await app.register(probes, { readiness });
   await app.register(mcp.plugin);
   app.get("/", async () => ({ name: runtime.name, endpoint: "/mcp", transport: "streamable-http" }));

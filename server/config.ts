@@ -139,6 +139,11 @@ const variables = {
    * balancers take notice. Seconds; default 5, and 0 on loopback, where nothing balances.
    */
   SHUTDOWN_DRAIN_SECONDS: optional(wholeNumber(0, 600, "(seconds)")),
+  /**
+   * `true` serves the OpenAPI document of the HTTP surface, and a page to read it, at `/docs`, to everyone who can reach
+   * the port. Default: true on loopback, false elsewhere.
+   */
+  OPENAPI_DOCS: optional(flag),
   /** Key Vault that holds the server's secrets, such as https://name.vault.azure.net. */
   KEY_VAULT_URL: optional(httpsEndpoint),
   /** Service Bus namespace, by its full host name. */
@@ -231,6 +236,7 @@ export const Environment = z
   .transform((env) => ({
     ...env,
     API_KEY_HASHES: env.API_KEY_HASHES ?? [],
+    OPENAPI_DOCS: env.OPENAPI_DOCS ?? isLoopback(env.HOST),
     SHUTDOWN_DRAIN_SECONDS:
       env.SHUTDOWN_DRAIN_SECONDS ?? (isLoopback(env.HOST) ? 0 : Math.min(5, env.SHUTDOWN_GRACE_SECONDS)),
   }));

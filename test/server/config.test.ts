@@ -44,6 +44,14 @@ describe("the environment's defaults", () => {
     expect(parseEnvironment({ HOSTNAME: "pod-1", AZURE_CLIENT_ID: "x" })).toEqual(parseEnvironment({}));
   });
 
+  test("show the OpenAPI pages to this machine alone", () => {
+    const beyond = { HOST: "0.0.0.0", ALLOW_UNAUTHENTICATED: "true" };
+    expect(parseEnvironment({}).OPENAPI_DOCS).toBe(true);
+    expect(parseEnvironment(beyond).OPENAPI_DOCS).toBe(false);
+    expect(parseEnvironment({ OPENAPI_DOCS: "false" }).OPENAPI_DOCS).toBe(false);
+    expect(parseEnvironment({ ...beyond, OPENAPI_DOCS: "true" }).OPENAPI_DOCS).toBe(true);
+  });
+
   test("drain before closing where something balances the load", () => {
     const env = { HOST: "0.0.0.0", AUTH_MODE: "api-key", API_KEY_HASHES: HASH };
     expect(parseEnvironment(env).SHUTDOWN_DRAIN_SECONDS).toBe(5);

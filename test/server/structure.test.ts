@@ -18,7 +18,7 @@ const LEVELS: [RegExp, number][] = [
   [/^services\//, 1],
   [/^tools\//, 2],
   [/^(auth|observability|mcp|proxy)\//, 3],
-  [/^app\.ts$/, 4],
+  [/^(app|openapi)\.ts$/, 4],
   [/^(main|stdio|serve-stdio|worker|run|shutdown)\.ts$/, 5],
 ];
 const levelOf = (path: string) => LEVELS.find(([pattern]) => pattern.test(path))?.[1];

@@ -1,0 +1,231 @@
+import type { FastifyDynamicSwaggerOptions } from "@fastify/swagger";
+import type { FastifyInstance } from "fastify";
+import type { Config } from "./config.ts";
+import type { Runtime } from "./services/runtime.ts";
+
+export interface OpenapiOptions {
+  readonly config: Pick<Config, "AUTH_MODE" | "PUBLIC_URL">;
+  readonly runtime: Pick<Runtime, "name" | "version">;
+}
+
+/** Where the pages are; the document itself is at `/docs/json` and `/docs/yaml`. */
+const PREFIX = "/docs";
+
+/** The page loads its own scripts and styles and asks this server alone; everything else stays forbidden. */
+const CONTENT_SECURITY_POLICY = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "img-src 'self' data:",
+  "connect-src 'self'",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+].join("; ");
+
+/**
+ * Serves the OpenAPI document of the HTTP surface, and a page to read it and to try it with. The paths are those of the
+ * routes registered after this; the words for them are below. Loaded when asked for only: a server without the pages
+ * should not pay for them.
+ */
+export async function registerOpenapi(app: FastifyInstance, { config, runtime }: OpenapiOptions): Promise<void> {
+  const [{ default: swagger }, { default: swaggerUi }] = await Promise.all([
+    import("@fastify/swagger"),
+    import("@fastify/swagger-ui"),
+  ]);
+  const withKey = config.AUTH_MODE !== "none";
+  const options: FastifyDynamicSwaggerOptions = {
+    openapi: {
+      openapi: "3.1.0",
+      info: {
+        title: runtime.name,
+        version: runtime.version,
+        description:
+          "A Model Context Protocol server. Its tools are called by JSON-RPC messages over one path, `/mcp`, as the " +
+          "protocol's Streamable HTTP transport has it (https://modelcontextprotocol.io); `tools/list` describes them.",
+      },
+      ...(config.PUBLIC_URL !== undefined && { servers: [{ url: new URL(config.PUBLIC_URL).origin }] }),
+      components: {
+        ...(withKey && { securitySchemes: { key: { type: "http", scheme: "bearer" } } }),
+      },
+    },
+    transform: ({ schema, url, route }) => {
+      const methods = [route.method].flat();
+      // What only says that it is not there.
+      const hide = url.startsWith(PREFIX) || (url === "/mcp" && !methods.includes("POST"));
+      return { schema: hide ? { ...schema, hide } : schema, url };
+    },
+    transformObject: (document) => {
+      if (!("openapiObject" in document)) return {};
+      const { openapiObject } = document;
+      // Version 3.1's schemas are JSON Schema; the plugin's types stop at 3.0's.
+      Object.assign(openapiObject, { components: { ...openapiObject.components, schemas: SCHEMAS } });
+      for (const [path, operations] of Object.entries(openapiObject.paths ?? {})) {
+        for (const method of Object.keys(operations ?? {})) {
+          const described = OPERATIONS[`${method.toUpperCase()} ${path}`];
+          if (described === undefined) continue;
+          const { needsKey, ...operation } = described;
+          Object.assign(operations ?? {}, {
+            [method]: { ...operation, ...(withKey && needsKey && { security: [{ key: [] }] }) },
+          });
+        }
+      }
+      return openapiObject;
+    },
+  };
+  await app.register(swagger, options);
+  await app.register(swaggerUi, { routePrefix: PREFIX, staticCSP: CONTENT_SECURITY_POLICY });
+}
+
+interface Operation {
+  readonly summary: string;
+  readonly description?: string;
+  readonly tags: readonly string[];
+  readonly needsKey?: boolean;
+  readonly parameters?: readonly object[];
+  readonly requestBody?: object;
+  readonly responses: Readonly<Record<string, object>>;
+}
+
+const SCHEMAS = {
+  Message: {
+    type: "object",
+    description: "One JSON-RPC 2.0 message",
+    properties: {
+      jsonrpc: { const: "2.0" },
+      id: { type: ["string", "integer"], description: "Of a request; a notification has none" },
+      method: { type: "string" },
+      params: { type: "object" },
+    },
+    required: ["jsonrpc"],
+  },
+  Answer: {
+    type: "object",
+    description: "A JSON-RPC 2.0 response: a result or an error",
+    properties: {
+      jsonrpc: { const: "2.0" },
+      id: { type: ["string", "integer", "null"] },
+      result: { type: "object" },
+      error: {
+        type: "object",
+        properties: { code: { type: "integer" }, message: { type: "string" }, data: {} },
+        required: ["code", "message"],
+      },
+    },
+    required: ["jsonrpc", "id"],
+  },
+  Status: {
+    type: "object",
+    properties: { status: { enum: ["ok", "unavailable"] } },
+    required: ["status"],
+  },
+} as const;
+
+const json = (schema: keyof typeof SCHEMAS, more: object = {}) => ({
+  "application/json": { schema: { $ref: `#/components/schemas/${schema}` }, ...more },
+});
+const refusal = (description: string) => ({ description, content: json("Answer") });
+const header = (name: string, description: string) => ({
+  name,
+  in: "header",
+  description,
+  schema: { type: "string" },
+});
+
+const META = {
+  "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+  "io.modelcontextprotocol/clientCapabilities": {},
+};
+
+const live: Operation = {
+  summary: "Whether the process lives",
+  tags: ["probes"],
+  responses: { 200: { description: "It does", content: json("Status") } },
+};
+const ready: Operation = {
+  summary: "Whether it takes requests",
+  tags: ["probes"],
+  responses: {
+    200: { description: "It does", content: json("Status") },
+    503: { description: "It starts, or it ends", content: json("Status") },
+  },
+};
+
+/** Every operation of the public listener. */
+const OPERATIONS: Readonly<Record<string, Operation>> = {
+  "POST /mcp": {
+    summary: "Send one protocol message",
+    description:
+      "Takes one JSON-RPC message of any version of the protocol. A request is answered by one JSON object, or by a " +
+      "stream of server-sent events that ends with the response. Nothing is kept between requests.",
+    tags: ["protocol"],
+    needsKey: true,
+    parameters: [
+      header(
+        "MCP-Protocol-Version",
+        "Version of the protocol; from 2026-07-28 on required, and the same as in `_meta`",
+      ),
+      header("Mcp-Method", "From 2026-07-28 on required: the message's method"),
+      header("Mcp-Name", "From 2026-07-28 on required for calls: the tool's, prompt's or resource's name"),
+    ],
+    requestBody: {
+      required: true,
+      content: json("Message", {
+        examples: {
+          list: { summary: "List the tools", value: { jsonrpc: "2.0", id: 1, method: "tools/list", params: {} } },
+          call: {
+            summary: "Call a tool",
+            value: { jsonrpc: "2.0", id: 2, method: "tools/call", params: { name: "system_info", arguments: {} } },
+          },
+          newer: {
+            summary: "Call a tool, as of 2026-07-28 (with the three headers)",
+            value: {
+              jsonrpc: "2.0",
+              id: 3,
+              method: "tools/call",
+              params: { name: "system_info", arguments: {}, _meta: META },
+            },
+          },
+        },
+      }),
+    },
+    responses: {
+      200: {
+        description: "The response, with what the server had to say before it",
+        content: { ...json("Answer"), "text/event-stream": { schema: { type: "string" } } },
+      },
+      202: { description: "A notification was taken" },
+      400: refusal("The body is no message, or does not agree with the headers"),
+      401: refusal("No key, or a wrong one"),
+      403: refusal("A web page that may not call this server, or a caller that may not call this tool"),
+      404: refusal("No such method (from 2026-07-28 on)"),
+      406: refusal("`Accept` must have both application/json and text/event-stream"),
+      413: refusal("The body is too large"),
+      415: refusal("The body must be application/json"),
+      429: refusal("Too many requests; `Retry-After` says when to come back"),
+      503: refusal("Too much to do; `Retry-After` says when to come back"),
+    },
+  },
+  "GET /mcp/ws": {
+    summary: "Open a connection for protocol messages",
+    description: "WebSocket with the sub-protocol `mcp`: one JSON-RPC message a frame, in both directions.",
+    tags: ["protocol"],
+    needsKey: true,
+    responses: { 101: { description: "The connection is open" }, 401: refusal("No key, or a wrong one") },
+  },
+  "GET /": {
+    summary: "What this server is",
+    tags: ["protocol"],
+    responses: {
+      200: {
+        description: "Its name and where its endpoint is",
+        content: { "application/json": { schema: { type: "object" } } },
+      },
+    },
+  },
+  "GET /health/live": live,
+  "GET /healthz": live,
+  "GET /health": ready,
+  "GET /health/ready": ready,
+  "GET /readyz": ready,
+};
