@@ -118,7 +118,7 @@ export async function buildListeners(
     reply.raw.setHeader("connection", "close");
     reply.raw.once("finish", () => request.raw.socket.end());
   });
-  if (config.OPENAPI_DOCS) await registerOpenapi(app, { config, runtime });
+  if (config.OPENAPI_DOCS) registerOpenapi(app, { config, runtime });
   await app.register(probes, { readiness });
   await app.register(mcp.plugin);
   app.get("/", async () => ({ name: runtime.name, endpoint: "/mcp", transport: "streamable-http" }));

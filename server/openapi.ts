@@ -1,5 +1,5 @@
 import type { FastifyDynamicSwaggerOptions } from "@fastify/swagger";
-import type { FastifyInstance } from "fastify";
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type RouteOptions } from "fastify";
 import type { Config } from "./config.ts";
 import type { Runtime } from "./services/runtime.ts";
 
@@ -23,12 +23,32 @@ const CONTENT_SECURITY_POLICY = [
   "frame-ancestors 'none'",
 ].join("; ");
 
+type Route = Pick<RouteOptions, "method" | "url">;
+
 /**
  * Serves the OpenAPI document of the HTTP surface, and a page to read it and to try it with. The paths are those of the
- * routes registered after this; the words for them are below. Loaded when asked for only: a server without the pages
- * should not pay for them.
+ * routes registered after this; the words for them are below. All is made when somebody first looks: the page and what
+ * it is made with cost a server's start some 50 ms and 6 MB, which most never need.
  */
-export async function registerOpenapi(app: FastifyInstance, { config, runtime }: OpenapiOptions): Promise<void> {
+export function registerOpenapi(app: FastifyInstance, options: OpenapiOptions): void {
+  let pages: Promise<FastifyInstance> | undefined;
+  const show = async (request: FastifyRequest, reply: FastifyReply) => {
+    pages ??= buildPages(routes, options);
+    const { routing } = await pages;
+    reply.hijack();
+    routing(request.raw, reply.raw);
+  };
+  for (const url of [PREFIX, `${PREFIX}/*`]) app.get(url, show);
+  const routes: Route[] = [];
+  app.addHook("onRoute", ({ method, url }) => {
+    // Fastify adds HEAD to every GET by itself.
+    if (method !== "HEAD") routes.push({ method, url });
+  });
+  app.addHook("onClose", async () => (await pages)?.close());
+}
+
+/** The pages, as an application of their own that is about `routes` and serves none of them. */
+async function buildPages(routes: readonly Route[], { config, runtime }: OpenapiOptions): Promise<FastifyInstance> {
   const [{ default: swagger }, { default: swaggerUi }] = await Promise.all([
     import("@fastify/swagger"),
     import("@fastify/swagger-ui"),
@@ -51,8 +71,8 @@ export async function registerOpenapi(app: FastifyInstance, { config, runtime }:
     },
     transform: ({ schema, url, route }) => {
       const methods = [route.method].flat();
-      // What only says that it is not there.
-      const hide = url.startsWith(PREFIX) || (url === "/mcp" && !methods.includes("POST"));
+      // Its other methods only say that they are not there.
+      const hide = url === "/mcp" && !methods.includes("POST");
       return { schema: hide ? { ...schema, hide } : schema, url };
     },
     transformObject: (document) => {
@@ -73,8 +93,12 @@ export async function registerOpenapi(app: FastifyInstance, { config, runtime }:
       return openapiObject;
     },
   };
+  const app = Fastify();
   await app.register(swagger, options);
+  for (const { method, url } of routes) app.route({ method, url, handler: (_request, reply) => reply.callNotFound() });
   await app.register(swaggerUi, { routePrefix: PREFIX, staticCSP: CONTENT_SECURITY_POLICY });
+  await app.ready();
+  return app;
 }
 
 interface Operation {

@@ -77,6 +77,8 @@ export interface ChildEvents {
 const START_TIMEOUT_MS = 60_000;
 /** What each step of an end waits for the next (MCP specification, stdio, "Shutdown"). */
 const STOP_STEP_MS = 2000;
+/** How long the output of a process that has ended is still read. */
+const LAST_WORDS_MS = 500;
 /** Largest message that a child may send, bytes. */
 const MESSAGE_LIMIT = 64 * 1024 * 1024;
 /** Longest line of a child that is logged. */
@@ -141,16 +143,21 @@ class Connection {
     this.#process = process;
     this.#events = events;
     this.ended = new Promise((resolve) => {
-      const end = (how: string) => {
-        if (this.#over !== undefined) return;
-        this.#over = how;
+      process.once("error", (error: NodeJS.ErrnoException) => {
+        if (process.pid !== undefined) return;
+        resolve(this.#end(`could not be started (${error.code})`));
+        this.#rejectPending();
+      });
+      process.once("exit", (code, signal) => {
+        resolve(this.#end(signal ? `was ended by ${signal}` : `ended with exit code ${code}`));
+        // Its last words may still be in the pipe, which what it has left behind would hold open.
         this.#killGroup();
-        for (const { reject } of this.#pending.values()) reject(new ChildEnded(`the server process ${how}`));
-        this.#pending.clear();
-        resolve(how);
-      };
-      process.once("error", (error: NodeJS.ErrnoException) => end(`could not be started (${error.code})`));
-      process.once("exit", (code, signal) => end(signal ? `was ended by ${signal}` : `ended with exit code ${code}`));
+        const timer = setTimeout(() => this.#rejectPending(), LAST_WORDS_MS).unref();
+        process.once("close", () => {
+          clearTimeout(timer);
+          this.#rejectPending();
+        });
+      });
     });
     // What it no longer reads is told by its end.
     process.stdin?.on("error", () => {});
@@ -221,6 +228,15 @@ class Connection {
 
   killNow(): void {
     this.#killGroup();
+  }
+
+  #end(how: string): string {
+    this.#over = how;
+    return how;
+  }
+
+  #rejectPending(): void {
+    for (const { reject } of this.#pending.values()) reject(new ChildEnded(`the server process ${this.#over}`));
   }
 
   async #endsWithin(ms: number): Promise<boolean> {

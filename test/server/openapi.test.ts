@@ -88,6 +88,7 @@ describe("the page at /docs", () => {
     expect(policy).toMatch(/^default-src 'none'; script-src 'self'; style-src 'self';/);
     expect(policy).toContain("frame-ancestors 'none'");
     expect(policy).not.toMatch(/unsafe|https:|\*/);
+    expect(page.headers.get("x-content-type-options")).toBe("nosniff");
     const links = [...html.matchAll(/(?:src|href)="([^"]+)"/g)].map(([, link]) => link ?? "");
     expect(links.length).toBeGreaterThan(4);
     for (const link of links) expect((await fetch(new URL(link, page.url))).status, link).toBe(200);
@@ -106,6 +107,7 @@ describe("the page at /docs", () => {
     for (const url of ["/docs", "/docs/", "/docs/json", "/docs/static/index.css"]) {
       expect((await hidden.app.inject(url)).statusCode).toBe(404);
     }
+    expect((await (await testApp()).app.inject("/docs/nothing")).statusCode).toBe(404);
     const shown = await testApp({ ...BEYOND, OPENAPI_DOCS: "true" });
     expect((await shown.app.inject("/docs/json")).statusCode).toBe(200);
   });

@@ -153,13 +153,15 @@ describe.each(SDKS)("to a client of SDK %s", (sdk) => {
     const client = await connect(sdk, server);
     const pid = await client.call("pid");
     await expect(client.call("die")).rejects.toThrow(/the server process ended with exit code 7.*started again/);
+    expect(await client.call("farewell")).toBe("farewell");
+    await delay(200);
     const next = await client.call("pid");
     expect(next).not.toBe(pid);
     process.kill(Number(next), "SIGKILL");
     await expect.poll(() => isAlive(Number(next))).toBe(false);
     await delay(50);
     expect(await client.call("echo", { word: "on" })).toBe("on");
-    expect(await metric(server, "mcp_children")).toBe("1");
+    await expect.poll(() => metric(server, "mcp_children")).toBe("1");
   });
 });
 
@@ -211,7 +213,7 @@ describe("a process", () => {
     const client = await connect("2.x", server);
     const pid = Number(await client.call("pid"));
     await expect.poll(() => isAlive(pid), { timeout: 5000 }).toBe(false);
-    expect(await metric(server, "mcp_children")).toBe("0");
+    await expect.poll(() => metric(server, "mcp_children")).toBe("0");
     expect(Number(await client.call("pid"))).not.toBe(pid);
     expect(server.events).toContainEqual(expect.objectContaining({ event: "child.reaped" }));
     expect(server.events).not.toContainEqual(expect.objectContaining({ level: "warn" }));
@@ -243,7 +245,7 @@ describe("a process", () => {
     const server = await serving(OLDER);
     const client = await connect("2.x", server);
     const pid = Number(await client.call("pid"));
-    const call = client.call("steps");
+    const call = client.call("slow");
     await expect.poll(() => metric(server, "mcp_active_connections")).not.toBe("0");
     const ended = server.stop();
     expect(await call).toBe("done");

@@ -44,6 +44,11 @@ server.registerTool("wait", { description: "until it is cancelled" }, async ({ s
 });
 server.registerTool("cancelled", { description: "how many were" }, () => text(cancelled));
 server.registerTool("die", { description: "ends the process" }, () => process.exit(7));
+server.registerTool("slow", { description: "takes a second" }, async () => text(await delay(1000, "done")));
+server.registerTool("farewell", { description: "answers and ends the process" }, () => {
+  setImmediate(() => process.exit(0));
+  return text("farewell");
+});
 server.registerTool("steps", { description: "reports progress" }, async (extra) => {
   const progressToken = extra._meta?.progressToken;
   for (const progress of [1, 2, 3]) {
