@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { DEPLOYER } from "../../../infra/rehearsal/azure/deployer.ts";
-import { type CloudRequest, FakeCloud } from "../../../infra/rehearsal/cloud.ts";
+import { FakeCloud } from "../../../infra/rehearsal/cloud.ts";
 import { CloudError } from "../../../infra/rehearsal/cloud-error.ts";
+import type { CloudRequest } from "../../../infra/rehearsal/cloud-request.ts";
 import type { Properties } from "../../../infra/rehearsal/values.ts";
 
 const GROUP = "rg-test";

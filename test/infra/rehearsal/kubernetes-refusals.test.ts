@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
-import { type CloudRequest, FakeCloud } from "../../../infra/rehearsal/cloud.ts";
+import { FakeCloud } from "../../../infra/rehearsal/cloud.ts";
 import { CloudError } from "../../../infra/rehearsal/cloud-error.ts";
+import type { CloudRequest } from "../../../infra/rehearsal/cloud-request.ts";
 import type { Properties } from "../../../infra/rehearsal/values.ts";
 import { set } from "./replayed-stack.ts";
 
