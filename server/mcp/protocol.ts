@@ -15,6 +15,7 @@ import { WATCH_INTERVAL_MS } from "../services/watch.ts";
 import type { CallContext, Caller, Services, Tool } from "../tools/define-tool.ts";
 import { completionMethods } from "./completion-methods.ts";
 import { type Answering, answering, type Connection, type Exchange } from "./exchange.ts";
+import { createParameterHeaders, type ParameterHeaders } from "./parameter-headers.ts";
 import { promptMethods } from "./prompt-methods.ts";
 import { resourceMethods, sourceOf } from "./resource-methods.ts";
 import { toolMethods } from "./tool-methods.ts";
@@ -45,6 +46,8 @@ export interface Protocol {
    * everything that can be made once is made before and only registered here.
    */
   server(options?: ServerObjectOptions): Server;
+  /** The check of arguments against headers, for transports that have some. */
+  readonly parameterHeaders: ParameterHeaders;
   /** Calls `changed` whenever the resource is another than before. Throws a {@link ProtocolError} when it cannot. */
   watch(uri: string, caller: Caller, changed: () => void): () => void;
 }
@@ -112,6 +115,7 @@ export function createProtocol(options: ProtocolOptions): Protocol {
   const callContext = (caller: Caller, signal: AbortSignal): CallContext => ({ ...services, caller, signal, log });
 
   return {
+    parameterHeaders: createParameterHeaders(tools),
     server({ caller: everyone, connection, method } = {}) {
       const server = new Server(info, serverOptions);
       const exchangeOf = (context: ServerContext): Exchange => {

@@ -9,7 +9,7 @@ import type { Caller } from "../tools/define-tool.ts";
 import { createListenStreams } from "./listen-streams.ts";
 import { createOlderHttp } from "./older-http.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
-import { INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR } from "./refusals.ts";
+import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR } from "./refusals.ts";
 
 /** The MCP endpoint over HTTP: one path, `/mcp`, for every version of the protocol. */
 export interface StreamableHttp {
@@ -66,6 +66,10 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     const { kind } = classifyInboundRequest({ httpMethod: "POST", ...protocolHeaders(request), body });
     if (kind === "legacy") return older.post(request, reply, caller);
     if (methodOf(body) === "subscriptions/listen" && kind === "modern") return streams.open(request, reply, caller);
+    const fault = protocol.parameterHeaders.faultOf(body, request.headers);
+    if (fault !== undefined) {
+      return refuse(reply, 400, HEADER_MISMATCH, `Header mismatch: ${fault.reason}.`, fault.id);
+    }
     reply.hijack();
     await callsOverNode(Object.assign(request.raw, { auth: authInfoOf(caller) }), reply.raw, body);
   };
