@@ -94,6 +94,7 @@ export async function buildApp(options: BuildOptions): Promise<App> {
     reply.raw.setHeader("connection", "close");
     reply.raw.once("finish", () => request.raw.socket.end());
   });
+  await app.register(mcp.upgrades);
   await app.register(probes, { readiness });
   await app.register(mcp.plugin);
   app.get("/", async () => ({ name: services.runtime.name, endpoint: "/mcp", transport: "streamable-http" }));

@@ -1,4 +1,4 @@
-import type { LoggingLevel } from "@modelcontextprotocol/server";
+import { CLIENT_CAPABILITIES_META_KEY, type ClientCapabilities, type LoggingLevel } from "@modelcontextprotocol/server";
 import type { ClientChannel } from "../tools/client-channel.ts";
 import type { Exchange } from "./exchange.ts";
 
@@ -38,12 +38,17 @@ export function channelOf({ context, server, connection }: Exchange): ClientChan
       await mcpReq.log(level, data).catch(() => {});
     },
     get capabilities() {
-      // The SDK fills it in from the handshake, or from the request itself where there is none.
-      return server.getClientCapabilities() ?? {};
+      // Said with the request on the 2026-07-28 protocol, and once, in the handshake, on older ones.
+      return saidWith(mcpReq.envelope) ?? server.getClientCapabilities() ?? {};
     },
     answers: mcpReq.inputResponses ?? {},
     get state() {
       return mcpReq.requestState();
     },
   };
+}
+
+/** The SDK has checked the envelope, whose type leaves its keys open. */
+function saidWith(envelope: Readonly<Record<string, unknown>> | undefined): ClientCapabilities | undefined {
+  return envelope?.[CLIENT_CAPABILITIES_META_KEY] as ClientCapabilities | undefined;
 }

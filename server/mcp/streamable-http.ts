@@ -10,14 +10,20 @@ import { createListenStreams } from "./listen-streams.ts";
 import { createOlderHttp } from "./older-http.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
 import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR } from "./refusals.ts";
+import { createWebSockets } from "./websockets.ts";
 
-/** The MCP endpoint over HTTP: one path, `/mcp`, for every version of the protocol. */
+/** The MCP endpoint: Streamable HTTP at `/mcp` and WebSocket at `/mcp/ws`, for every version of the protocol. */
 export interface StreamableHttp {
-  /** Registers the endpoint at `/mcp`. */
+  /** Has the listener take WebSocket upgrades; to be registered before any route. */
+  readonly upgrades: (app: FastifyInstance) => Promise<void>;
+  /** Registers the endpoint at `/mcp`, and what stands under it. */
   readonly plugin: (app: FastifyInstance) => Promise<void>;
-  /** Ends open streams as the protocol has it; new ones are refused by whoever closes the listener. */
+  /**
+   * Ends open streams as the protocol has it, and WebSocket connections when they have nothing in progress. New ones
+   * are refused by whoever closes the listener.
+   */
   endStreams(): Promise<void>;
-  /** Resolves when no exchange is open, or after `ms`; tells which. */
+  /** Resolves when nothing is in progress, or after `ms`; tells which. */
   idle(ms: number): Promise<boolean>;
   /** Aborts what is still open. */
   abort(): Promise<void>;
@@ -52,6 +58,11 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   const callsOverNode = toNodeHandler(calls);
   const streams = createListenStreams(protocol);
   const older = createOlderHttp(protocol);
+  const isIdle = () => open.size === 0 && !sockets.busy;
+  const tellIdle = () => {
+    if (isIdle()) onIdle?.();
+  };
+  const sockets = createWebSockets({ protocol, metrics, messageLimit: bodyLimit, onIdle: tellIdle });
 
   const callerOf = (request: FastifyRequest): Caller => {
     const caller = callers.get(request);
@@ -81,15 +92,17 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     app.addHook("onRequest", async (request, reply) => {
       const started = performance.now();
       metrics.connectionOpened();
-      open.add(reply);
+      // A WebSocket stays open for as long as its client likes; what is in progress on it is counted there.
+      if (!request.ws) open.add(reply);
       // "close" comes after every end of an answer, a client that went away included.
       reply.raw.once("close", () => {
         metrics.connectionClosed();
+        if (request.ws && reply.raw.statusCode === 200) return;
         // The stream of the older protocols is no call, and stays open as long as its client likes.
         const method = request.method === "GET" ? "subscriptions/listen" : methodOf(request.body);
         metrics.requestServed(method, reply.raw.statusCode, (performance.now() - started) / 1000);
         open.delete(reply);
-        if (open.size === 0) onIdle?.();
+        tellIdle();
       });
     });
 
@@ -150,6 +163,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       },
     });
 
+    sockets.route(app, callerOf);
+
     app.setErrorHandler((error: FastifyError, request, reply) => {
       const status = error.statusCode ?? 500;
       if (status >= 500) {
@@ -161,17 +176,20 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   };
 
   return {
+    upgrades: sockets.upgrades,
     plugin,
     async endStreams() {
+      sockets.drain();
       older.endStreams();
       await streams.endAll();
     },
     async abort() {
       older.abort();
+      sockets.terminate();
       await calls.close();
     },
     idle(ms) {
-      if (open.size === 0) return Promise.resolve(true);
+      if (isIdle()) return Promise.resolve(true);
       return new Promise((resolve) => {
         const timer = setTimeout(() => resolve(false), ms);
         onIdle = () => {
