@@ -18,7 +18,9 @@ const UNSUPPORTED_DATA = 1003;
 
 /** Bytes that may wait to be sent before no more is read from a client that does not read. */
 const HIGH_WATER_BYTES = 1024 * 1024;
-/** Requests of one client in progress at once. */
+/** Requests of one client that are worked on at once; more wait for their turn. */
+const CONCURRENCY = 32;
+/** Requests of one client that are not answered yet, waiting ones included. */
 const PENDING_LIMIT = 256;
 const PING_INTERVAL_MS = 30_000;
 /** What a client gets to read what is on its way, and to close from its side. */
@@ -45,6 +47,7 @@ export class WebSocketTransport implements Transport {
   readonly #socket: WebSocket;
   readonly #events: WebSocketEvents;
   readonly #pending = new Map<RequestId, { method: string; started: number }>();
+  readonly #waiting: JSONRPCRequest[] = [];
   #ping: NodeJS.Timeout | undefined;
   #alive = true;
   #draining = false;
@@ -68,6 +71,7 @@ export class WebSocketTransport implements Transport {
     socket.once("close", () => {
       clearInterval(this.#ping);
       this.#pending.clear();
+      this.#waiting.length = 0;
       this.#events.closed();
       this.onclose?.();
     });
@@ -94,7 +98,7 @@ export class WebSocketTransport implements Transport {
       }
       // Calls back when the kernel has it, so whoever waits for that waits for a slow client.
       socket.send(JSON.stringify(message), (error) => {
-        if (socket.isPaused && socket.bufferedAmount < HIGH_WATER_BYTES) socket.resume();
+        this.#proceed();
         if (error) reject(error);
         else resolve();
       });
@@ -127,9 +131,11 @@ export class WebSocketTransport implements Transport {
       return;
     }
     if (isJSONRPCRequest(message)) {
-      if (!this.#admits(message)) return;
-    } else if (isJSONRPCNotification(message)) {
-      if (message.method === "notifications/cancelled") this.#settle(cancelledIn(message.params));
+      this.#admit(message);
+      return;
+    }
+    if (isJSONRPCNotification(message)) {
+      if (message.method === "notifications/cancelled") this.#cancel(cancelledIn(message.params));
     } else if (!isJSONRPCResultResponse(message) && !isJSONRPCErrorResponse(message)) {
       this.#refuse(null, INVALID_REQUEST, "Invalid Request: the frame is not one JSON-RPC message.");
       return;
@@ -137,18 +143,38 @@ export class WebSocketTransport implements Transport {
     this.onmessage?.(message);
   }
 
-  #admits({ id, method }: JSONRPCRequest): boolean {
+  #admit(request: JSONRPCRequest): void {
+    const { id, method } = request;
     if (this.#draining) {
       this.#refuse(id, TRANSPORT_ERROR, "This server is shutting down; connect anew.");
-      return false;
-    }
-    if (this.#pending.size >= PENDING_LIMIT) {
+    } else if (this.#pending.size >= PENDING_LIMIT) {
       this.#refuse(id, TRANSPORT_ERROR, `${PENDING_LIMIT} requests are in progress; wait for one to end.`);
-      return false;
+    } else if (method === "subscriptions/listen") {
+      // Answered when the stream ends, which is up to its client, so it is not waited for.
+      this.onmessage?.(request);
+    } else {
+      this.#pending.set(id, { method, started: performance.now() });
+      this.#waiting.push(request);
+      this.#proceed();
     }
-    // It is answered when the stream ends, which is up to its client.
-    if (method !== "subscriptions/listen") this.#pending.set(id, { method, started: performance.now() });
-    return true;
+  }
+
+  /** Works on what waits, as far as there is room for its answers. */
+  #proceed(): void {
+    const socket = this.#socket;
+    const isRoom = () => socket.bufferedAmount < HIGH_WATER_BYTES;
+    if (socket.isPaused && isRoom()) socket.resume();
+    while (this.#pending.size - this.#waiting.length < CONCURRENCY && isRoom()) {
+      const next = this.#waiting.shift();
+      if (next === undefined) return;
+      this.onmessage?.(next);
+    }
+  }
+
+  #cancel(id: RequestId | undefined): void {
+    const at = this.#waiting.findIndex((request) => request.id === id);
+    if (at !== -1) this.#waiting.splice(at, 1);
+    this.#settle(id);
   }
 
   #settle(id: RequestId | undefined): void {
@@ -157,6 +183,7 @@ export class WebSocketTransport implements Transport {
     this.#pending.delete(id);
     this.#events.answered(request.method, (performance.now() - request.started) / 1000);
     if (this.#pending.size === 0) this.#events.idle();
+    else this.#proceed();
   }
 
   #refuse(id: RequestId | null, code: number, message: string): void {

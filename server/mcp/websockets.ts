@@ -31,6 +31,7 @@ interface WebSocketsOptions {
   readonly onIdle: () => void;
 }
 
+const PATH = "/mcp/ws";
 const SUB_PROTOCOL = "mcp";
 /** Connections at once in one process. */
 const LIMIT = 1024;
@@ -51,12 +52,18 @@ export function createWebSockets({ protocol, metrics, messageLimit, onIdle }: We
         request.log.warn({ event: "websocket.error", err: error });
       },
     });
+    // The plugin would open a connection on any route, before closing it again.
+    app.addHook("onRequest", async (request, reply) => {
+      if (!request.ws || request.routeOptions.url === PATH) return;
+      refuse(reply, 404, TRANSPORT_ERROR, `Nothing here speaks WebSocket; the endpoint is ${PATH}.`);
+      return reply;
+    });
   });
 
   const route: WebSockets["route"] = (app, callerOf) => {
     app.route({
       method: "GET",
-      url: "/mcp/ws",
+      url: PATH,
       preValidation: async (request, reply) => {
         const reason = refusal(request);
         if (reason === undefined) return;

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import type { ListResourcesResult } from "@modelcontextprotocol/client";
 import { describe, expect, test } from "vitest";
 import { connect, ways } from "./transports.ts";
 
@@ -65,9 +66,8 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
         let cursor: string | undefined;
         let pages = 0;
         do {
-          const page: { resources: { name: string }[]; nextCursor?: string | undefined } = await client
-            .listResources(cursor === undefined ? { cursor: "" } : { cursor })
-            .catch(() => client.request({ method: "resources/list", params: cursor === undefined ? {} : { cursor } }));
+          const params = cursor === undefined ? {} : { cursor };
+          const page: ListResourcesResult = await client.request({ method: "resources/list", params });
           found.push(...page.resources.map(({ name }) => name));
           cursor = page.nextCursor;
           pages++;
