@@ -1,5 +1,7 @@
 import type { ServerResponse } from "node:http";
 import type { JSONRPCMessage } from "@modelcontextprotocol/server";
+import { jsonPieces } from "./json-pieces.ts";
+import { written } from "./written.ts";
 
 /** Proxies drop connections that say nothing for a minute or so. */
 const KEEP_ALIVE_MS = 15_000;
@@ -8,6 +10,8 @@ const KEEP_ALIVE_MS = 15_000;
 export class EventStream {
   readonly #response: ServerResponse;
   readonly #keepAlive: NodeJS.Timeout;
+  /** Settles when what was last given to the stream is written. */
+  #last: Promise<void> = Promise.resolve();
 
   constructor(response: ServerResponse) {
     this.#response = response;
@@ -20,7 +24,9 @@ export class EventStream {
     response.flushHeaders();
     this.#keepAlive = setInterval(() => {
       // A client that does not read is not reminded that it should.
-      if (!response.writableNeedDrain) response.write(": keepalive\n\n");
+      if (!response.writableNeedDrain) {
+        this.#inTurn(() => written(response, ": keepalive\n\n")).catch(() => {});
+      }
     }, KEEP_ALIVE_MS);
     this.#keepAlive.unref();
     response.once("close", () => clearInterval(this.#keepAlive));
@@ -28,34 +34,33 @@ export class EventStream {
 
   /** Resolves when there is room for more; rejects when the client is gone. */
   send(message: JSONRPCMessage): Promise<void> {
-    return this.#write(`event: message\ndata: ${JSON.stringify(message)}\n\n`);
+    return this.#inTurn(async () => {
+      let before = "event: message\ndata: ";
+      for (const piece of jsonPieces(message)) {
+        await written(this.#response, before + piece);
+        before = "";
+      }
+      await written(this.#response, "\n\n");
+    });
   }
 
   /** Tells the client where it is, for its next `Last-Event-ID`. */
   sendId(id: string): Promise<void> {
-    return this.#write(`id: ${id}\ndata: \n\n`);
+    return this.#inTurn(() => written(this.#response, `id: ${id}\ndata: \n\n`));
   }
 
+  /** Ends the stream once what was given to it is sent. */
   end(): void {
     clearInterval(this.#keepAlive);
-    this.#response.end();
+    this.#inTurn(async () => {
+      this.#response.end();
+    }).catch(() => {});
   }
 
-  #write(text: string): Promise<void> {
-    const response = this.#response;
-    if (response.writableEnded || response.destroyed) return Promise.reject(new Error("The stream has ended."));
-    if (response.write(text)) return Promise.resolve();
-    return new Promise((resolve, reject) => {
-      const drained = () => {
-        response.off("close", closed);
-        resolve();
-      };
-      const closed = () => {
-        response.off("drain", drained);
-        reject(new Error("The client went away."));
-      };
-      response.once("drain", drained);
-      response.once("close", closed);
-    });
+  /** One event after the other, since a long one is written in pieces. */
+  #inTurn(write: () => Promise<void>): Promise<void> {
+    const turn = this.#last.then(write);
+    this.#last = turn.catch(() => {});
+    return turn;
   }
 }

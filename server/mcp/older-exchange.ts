@@ -13,7 +13,9 @@ import {
 import type { Caller } from "../tools/define-tool.ts";
 import type { AwaitedAnswers, JSONRPCAnswer } from "./awaited-answers.ts";
 import { EventStream } from "./event-stream.ts";
+import { jsonPieces } from "./json-pieces.ts";
 import type { Session } from "./session.ts";
+import { written } from "./written.ts";
 
 interface OlderExchangeOptions {
   readonly response: ServerResponse;
@@ -147,9 +149,24 @@ export class OlderExchange implements Transport {
   }
 }
 
-/** One write, with its length, so that nothing is chunked. */
+/** One write, with its length, so that nothing is chunked; or piece by piece, when it is long. */
 function writeJson(response: ServerResponse, body: unknown): void {
-  const bytes = Buffer.from(JSON.stringify(body), "utf8");
-  response.writeHead(200, { "content-type": "application/json", "content-length": bytes.length });
-  response.end(bytes);
+  const pieces = jsonPieces(body);
+  const first = pieces.next().value ?? "";
+  const second = pieces.next();
+  response.setHeader("content-type", "application/json");
+  if (second.done) {
+    const bytes = Buffer.from(first, "utf8");
+    response.writeHead(200, { "content-length": bytes.length });
+    response.end(bytes);
+    return;
+  }
+  response.writeHead(200);
+  const rest = async () => {
+    await written(response, first + second.value);
+    for (const piece of pieces) await written(response, piece);
+    response.end();
+  };
+  // The client went away, and nobody is left to tell.
+  rest().catch(() => response.destroy());
 }

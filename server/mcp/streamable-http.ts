@@ -99,7 +99,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
         metrics.connectionClosed();
         if (request.ws && reply.raw.statusCode === 200) return;
         // The stream of the older protocols is no call, and stays open as long as its client likes.
-        const method = request.method === "GET" ? "subscriptions/listen" : methodOf(request.body);
+        const isStream = request.method === "GET" && reply.raw.statusCode === 200;
+        const method = isStream ? "subscriptions/listen" : methodOf(request.body);
         metrics.requestServed(method, reply.raw.statusCode, (performance.now() - started) / 1000);
         open.delete(reply);
         tellIdle();

@@ -117,12 +117,14 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
       await writeFile(join(workspace, "unwatched.txt"), "1");
       await writeFile(join(workspace, "watched.txt"), "22");
       await writeFile(join(workspace, "later.txt"), "new");
-      await expect.poll(() => [...updated].sort(), { timeout: 5000 }).toEqual([...uris].sort());
+      // A file that is made and then written may be seen twice.
+      await expect.poll(() => [...new Set(updated)].sort(), { timeout: 5000 }).toEqual([...uris].sort());
       if (era === "2026-07-28") return;
       for (const uri of uris) await client.unsubscribeResource({ uri });
+      const before = updated.length;
       await writeFile(join(workspace, "watched.txt"), "333");
       await new Promise((resolve) => setTimeout(resolve, 500));
-      expect(updated).toHaveLength(2);
+      expect(updated).toHaveLength(before);
     });
   });
 
