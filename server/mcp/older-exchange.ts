@@ -75,6 +75,8 @@ export class OlderExchange implements Transport {
 
   /** Hands the client's messages to the server object. */
   receive(messages: readonly (JSONRPCRequest | JSONRPCNotification)[]): void {
+    // Its client went away while the handshake was repeated.
+    if (this.#ended) return;
     for (const message of messages) if (isJSONRPCRequest(message)) this.#open.add(message.id);
     for (const message of messages) this.#receive(message);
   }
@@ -106,6 +108,7 @@ export class OlderExchange implements Transport {
   async close(): Promise<void> {
     if (this.#ended) return;
     this.#ended = true;
+    this.#handshakeAnswered?.();
     for (const cancel of this.#questions) cancel();
     this.#options.response.destroy();
     this.onclose?.();

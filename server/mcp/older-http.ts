@@ -92,6 +92,8 @@ export function createOlderHttp(protocol: Protocol): OlderHttp {
     }
 
     reply.hijack();
+    // Gone already: nothing would tell the exchange any more.
+    if (reply.raw.destroyed) return;
     if (handshake !== undefined) reply.raw.setHeader("mcp-session-id", mintSession(handshake.params));
     const exchange = new OlderExchange({
       response: reply.raw,

@@ -8,16 +8,17 @@ import {
 import type { FastifyBaseLogger } from "fastify";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
 import { InputNeeded } from "../tools/client-channel.ts";
-import { type Tool, type ToolContext, ToolFailure, type ToolResult } from "../tools/define-tool.ts";
+import { type Tool, type ToolContext, ToolFailure } from "../tools/define-tool.ts";
 import { channelOf } from "./channel.ts";
 import { type Answering, answering, type Exchange } from "./exchange.ts";
+import { lengthOf, linkTo } from "./long-results.ts";
 import { pagesOf } from "./pages.ts";
 
 interface ToolMethodsOptions {
   readonly tools: readonly Tool[];
   readonly metrics: Metrics;
   readonly log: FastifyBaseLogger;
-  /** Bytes of a result's content; what is longer is refused, with the way to have it in parts. */
+  /** Bytes of a result's content; what is longer is kept in the workspace, and the answer is a link to it. */
   readonly resultLimit: number;
 }
 
@@ -79,8 +80,7 @@ interface Outcome {
 async function outcomeOf(tool: Tool, args: unknown, context: ToolContext, resultLimit: number): Promise<Outcome> {
   try {
     const result = await tool.respond(args, context);
-    const size = sizeOf(result);
-    if (size > resultLimit) return { status: "failed", result: failure(tooLong(size, resultLimit)) };
+    if (lengthOf(result) > resultLimit) return { status: "ok", result: await linkTo(result, resultLimit, context) };
     return { status: "ok", result };
   } catch (error) {
     if (context.signal.aborted) return { status: "cancelled", result: failure("The call was cancelled.") };
@@ -102,25 +102,6 @@ export function askedFor({ requests, state }: InputNeeded): InputRequiredResult 
     ...(requests !== undefined && { inputRequests: requests }),
     ...(state !== undefined && { requestState: state }),
   });
-}
-
-/** Characters that a result's blocks carry, which is bytes or a little less. */
-function sizeOf({ content }: ToolResult): number {
-  let size = 0;
-  for (const block of content) {
-    if (block.type === "text") size += block.text.length;
-    else if (block.type === "image" || block.type === "audio") size += block.data.length;
-    else if (block.type === "resource")
-      size += "text" in block.resource ? block.resource.text.length : block.resource.blob.length;
-  }
-  return size;
-}
-
-function tooLong(size: number, limit: number): string {
-  return (
-    `The result has ${size} bytes, and this server answers with at most ${limit} at once. Nothing of it was left out ` +
-    "in silence: ask for less, or for a part at a time (limit and offset), or have it written to a file and read that in parts."
-  );
 }
 
 function failure(sentence: string, output?: Record<string, unknown>): CallToolResult {
