@@ -22,11 +22,11 @@ export function completionMethods(
       if (ref.type === "ref/prompt") {
         const prompt = promptsByName.get(ref.name);
         if (prompt === undefined) throw unknown("prompt", ref.name, [...promptsByName.keys()]);
-        found = await prompt.complete(name, value, call);
+        found = await prompt.complete(name, value, await call());
       } else {
         const source = sourcesByTemplate.get(ref.uri);
         if (source === undefined) throw unknown("resource template", ref.uri, [...sourcesByTemplate.keys()]);
-        found = await source.complete(ref.uri, name, value, call);
+        found = await source.complete(ref.uri, name, value, await call());
       }
       const values = found.slice(0, VALUES_LIMIT);
       return { completion: { values, total: found.length, hasMore: found.length > values.length } };

@@ -61,13 +61,8 @@ function watchListening(transport: Transport, subscriptionsOfOne: () => Subscrip
   transport.onmessage = (message: JSONRPCMessage, extra) => {
     if (isJSONRPCRequest(message) && message.method === "subscriptions/listen") {
       const subscriptions = subscriptionsOfOne();
-      for (const uri of urisIn(message)) {
-        try {
-          subscriptions.add(uri);
-        } catch {
-          // Of what cannot be watched nothing will be heard.
-        }
-      }
+      // Of what cannot be watched nothing will be heard.
+      for (const uri of urisIn(message)) subscriptions.add(uri).catch(() => {});
       listening.get(message.id)?.clear();
       listening.set(message.id, subscriptions);
     } else if (isJSONRPCNotification(message) && message.method === "notifications/cancelled") {

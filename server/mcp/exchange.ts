@@ -19,8 +19,8 @@ export interface Connection {
 /** One request on its way, as the handlers of methods see it. */
 export interface Exchange {
   readonly caller: Caller;
-  /** What everything that is run for this request stands on. */
-  readonly call: CallContext;
+  /** What everything that is run for this request stands on; made when something is. */
+  call(): Promise<CallContext>;
   /** The SDK's side of it. */
   readonly context: ServerContext;
   readonly server: Server;

@@ -5,6 +5,7 @@ import { z } from "zod";
 import type { Caller } from "../tools/define-tool.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
 import { refuse, TRANSPORT_ERROR } from "./refusals.ts";
+import { Subscriptions } from "./subscriptions.ts";
 
 /** The event streams of the 2026-07-28 protocol, `subscriptions/listen`. */
 export interface ListenStreams {
@@ -15,8 +16,6 @@ export interface ListenStreams {
 
 /** Streams open at once in one process. */
 const LIMIT = 1024;
-/** Resources that one stream may watch. */
-const URIS_LIMIT = 100;
 
 /**
  * Every stream has a handler of the SDK's to itself: closing a handler is the one way to end its streams, and a bus of
@@ -53,17 +52,15 @@ function busOf(protocol: Protocol, caller: Caller, uris: readonly string[]): Ser
     // Nothing is published but what the watch tells.
     publish() {},
     subscribe(listener) {
-      const stops = uris.flatMap((uri) => {
-        try {
-          return [protocol.watch(uri, caller, () => listener({ kind: "resource_updated", uri }))];
-        } catch {
-          // The stream serves what it can; of this resource nothing will be heard.
-          return [];
-        }
-      });
-      return () => {
-        for (const stop of stops.splice(0)) stop();
-      };
+      const subscriptions = new Subscriptions(
+        (uri, changed) => protocol.watch(uri, caller, changed),
+        (uri) => listener({ kind: "resource_updated", uri }),
+      );
+      for (const uri of uris) {
+        // The stream serves what it can; of this resource nothing will be heard.
+        subscriptions.add(uri).catch(() => {});
+      }
+      return () => subscriptions.clear();
     },
   };
 }
@@ -75,5 +72,5 @@ const Listen = z.object({
 /** The resources that a `subscriptions/listen` names; what else is wrong with it, the SDK says. */
 export function urisIn(message: unknown): readonly string[] {
   const { data } = Listen.safeParse(message);
-  return (data?.params.notifications.resourceSubscriptions ?? []).slice(0, URIS_LIMIT);
+  return data?.params.notifications.resourceSubscriptions ?? [];
 }

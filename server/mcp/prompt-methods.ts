@@ -23,7 +23,10 @@ export function promptMethods(prompts: readonly Prompt[]): readonly Answering[] 
         throw invalid(`Unknown prompt ${JSON.stringify(params.name)}; there are ${known}.`);
       }
       try {
-        const messages = await prompt.render(params.arguments ?? {}, { ...exchange.call, client: channelOf(exchange) });
+        const messages = await prompt.render(params.arguments ?? {}, {
+          ...(await exchange.call()),
+          client: channelOf(exchange),
+        });
         return { description: prompt.listing.description, messages };
       } catch (error) {
         if (error instanceof InputNeeded) return askedFor(error);

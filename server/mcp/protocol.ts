@@ -48,8 +48,8 @@ export interface Protocol {
   server(options?: ServerObjectOptions): Server;
   /** The check of arguments against headers, for transports that have some. */
   readonly parameterHeaders: ParameterHeaders;
-  /** Calls `changed` whenever the resource is another than before. Throws a {@link ProtocolError} when it cannot. */
-  watch(uri: string, caller: Caller, changed: () => void): () => void;
+  /** Calls `changed` whenever the resource is another than before. Rejects with a {@link ProtocolError} when it cannot. */
+  watch(uri: string, caller: Caller, changed: () => void): Promise<() => void>;
 }
 
 /**
@@ -112,7 +112,7 @@ export function createProtocol(options: ProtocolOptions): Protocol {
     inputRequired: { roundTimeoutMs: ANSWER_TIMEOUT_MS },
   };
 
-  const callContext = (caller: Caller, signal: AbortSignal): CallContext => ({ ...services, caller, signal, log });
+  const contextOf = async (caller: Caller): Promise<Omit<CallContext, "signal">> => ({ ...services, caller, log });
 
   return {
     parameterHeaders: createParameterHeaders(tools),
@@ -122,17 +122,18 @@ export function createProtocol(options: ProtocolOptions): Protocol {
         const authInfo = context.http?.authInfo;
         const caller = everyone ?? (authInfo && callers.get(authInfo));
         if (caller === undefined) throw new Error("A request without a caller reached the protocol.");
-        return { caller, call: callContext(caller, context.mcpReq.signal), context, server, connection };
+        const call = async () => ({ ...(await contextOf(caller)), signal: context.mcpReq.signal });
+        return { caller, call, context, server, connection };
       };
       const one = method === undefined ? undefined : byMethod.get(method);
       for (const each of one === undefined ? methods : [one]) each.register(server, exchangeOf);
       return server;
     },
-    watch(uri, caller, changed) {
+    async watch(uri, caller, changed) {
       try {
         const source = sourceOf(byScheme, uri);
         if (source?.watch === undefined) throw new ResourceMissing(`There is nothing to watch at ${uri}.`);
-        return source.watch(uri, { ...services, caller, log }, changed);
+        return source.watch(uri, await contextOf(caller), changed);
       } catch (error) {
         if (!(error instanceof ResourceMissing || error instanceof ResourceFailure)) throw error;
         throw new ProtocolError(ProtocolErrorCode.InvalidParams, error.message, { uri });

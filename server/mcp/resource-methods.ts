@@ -21,7 +21,7 @@ export function resourceMethods(sources: readonly ResourceSource[]): readonly An
         if (params?.cursor !== undefined) throw invalidCursor(params.cursor);
         return { resources: [] };
       }
-      const { resources, next, incomplete } = await mendable(source.list(from, call));
+      const { resources, next, incomplete } = await mendable(source.list(from, await call()));
       const nextCursor =
         next !== undefined
           ? cursorOf(`${index}:${next}`)
@@ -41,10 +41,10 @@ export function resourceMethods(sources: readonly ResourceSource[]): readonly An
     answering("resources/read", async ({ params: { uri } }, { call }) => {
       const source = sourceOf(byScheme, uri);
       if (source === undefined) throw new ResourceNotFoundError(uri, `Resource not found: ${uri}`);
-      return { contents: await mendable(source.read(uri, call), uri) };
+      return { contents: await mendable(source.read(uri, await call()), uri) };
     }),
-    answering("resources/subscribe", ({ params: { uri } }, { connection }) => {
-      remembered(connection).subscriptions.add(uri);
+    answering("resources/subscribe", async ({ params: { uri } }, { connection }) => {
+      await remembered(connection).subscriptions.add(uri);
       return {};
     }),
     answering("resources/unsubscribe", ({ params: { uri } }, { connection }) => {

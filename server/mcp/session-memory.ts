@@ -70,11 +70,8 @@ export function createSessionMemory(protocol: Protocol): SessionMemory {
           if (stream === opened) stream = undefined;
         });
         for (const uri of urisIn(lastEventId)) {
-          try {
-            subscriptions.add(uri);
-          } catch {
-            // What cannot be watched here is not, as on a first try that was refused.
-          }
+          // What cannot be watched here is not, as on a first try that was refused.
+          subscriptions.add(uri).catch(() => {});
         }
         tellCursor();
       },

@@ -1,7 +1,7 @@
 import { ProtocolError, ProtocolErrorCode } from "@modelcontextprotocol/server";
 
-/** Starts watching a resource; the returned function ends it. */
-export type Watch = (uri: string, changed: () => void) => () => void;
+/** Starts watching a resource; what it resolves to ends that. */
+export type Watch = (uri: string, changed: () => void) => Promise<() => void>;
 
 /** Resources that one client may watch at once. */
 const LIMIT = 100;
@@ -11,7 +11,7 @@ export class Subscriptions {
   readonly #watch: Watch;
   readonly #updated: (uri: string) => void;
   readonly #listChanged: () => void;
-  readonly #stops = new Map<string, () => void>();
+  readonly #stops = new Map<string, Promise<() => void>>();
 
   /** `updated` is called with the URI of a resource that changed, `listChanged` when the client wants others. */
   constructor(watch: Watch, updated: (uri: string) => void, listChanged: () => void = () => {}) {
@@ -24,28 +24,48 @@ export class Subscriptions {
     return [...this.#stops.keys()];
   }
 
-  add(uri: string): void {
-    if (this.#stops.has(uri)) return;
+  /** Rejects when the resource cannot be watched. */
+  async add(uri: string): Promise<void> {
+    const started = this.#stops.get(uri);
+    if (started !== undefined) {
+      await started;
+      return;
+    }
     if (this.#stops.size >= LIMIT) {
       throw new ProtocolError(
         ProtocolErrorCode.InvalidParams,
         `A client may subscribe to ${LIMIT} resources; unsubscribe from one first.`,
       );
     }
-    this.#stops.set(
-      uri,
-      this.#watch(uri, () => this.#updated(uri)),
-    );
+    const starting = this.#watch(uri, () => this.#updated(uri));
+    this.#stops.set(uri, starting);
+    try {
+      await starting;
+    } catch (error) {
+      this.#stops.delete(uri);
+      throw error;
+    }
     this.#listChanged();
   }
 
   remove(uri: string): void {
-    this.#stops.get(uri)?.();
-    if (this.#stops.delete(uri)) this.#listChanged();
+    const started = this.#stops.get(uri);
+    if (started === undefined) return;
+    this.#stops.delete(uri);
+    end(started);
+    this.#listChanged();
   }
 
   clear(): void {
-    for (const stop of this.#stops.values()) stop();
+    for (const started of this.#stops.values()) end(started);
     this.#stops.clear();
   }
+}
+
+function end(started: Promise<() => void>): void {
+  started.then(
+    (stop) => stop(),
+    // What never began needs no end; whoever began it was told.
+    () => {},
+  );
 }

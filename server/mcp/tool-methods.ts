@@ -42,7 +42,7 @@ export function toolMethods({ tools, metrics, log, resultLimit }: ToolMethodsOpt
     const { status, result, error } = await outcomeOf(
       tool,
       args,
-      { ...exchange.call, client: channelOf(exchange) },
+      { ...(await exchange.call()), client: channelOf(exchange) },
       resultLimit,
     );
     const durationMs = performance.now() - started;

@@ -24,7 +24,7 @@ export interface CommandRequest {
   readonly timeoutSeconds: number;
   readonly signal: AbortSignal;
   /** Hears of output as it comes, before any of it is dropped. Must neither throw nor take long. */
-  readonly onOutput?: ((chunk: Buffer, stream: "stdout" | "stderr") => void) | undefined;
+  readonly onOutput?: ((stream: "stdout" | "stderr", chunk: Buffer) => void) | undefined;
 }
 
 /** One output stream: its head and its tail when it was longer than the limit. */
@@ -133,7 +133,7 @@ export function createCommandRunner(limits: CommandLimits): CommandRunner {
       ] as const) {
         stream?.on("data", (chunk: Buffer) => {
           capture.add(chunk);
-          request.onOutput?.(chunk, name);
+          request.onOutput?.(name, chunk);
           if (capture.seen > floodBytes) stop("output");
         });
         // A pipe torn down from here ends with an error that says nothing new.

@@ -4,7 +4,7 @@ import type { ClientChannel } from "./client-channel.ts";
 /** Passes a command's output on to its client while it runs. */
 export interface OutputProgress {
   /** To be called with each piece of output. */
-  readonly add: (chunk: Buffer, stream: "stdout" | "stderr") => void;
+  readonly add: (stream: "stdout" | "stderr", chunk: Buffer) => void;
   /** Sends what is left. Resolves when it is on its way. */
   end(): Promise<void>;
 }
@@ -45,7 +45,7 @@ export function streamOutput(client: ClientChannel): OutputProgress | undefined 
   };
 
   return {
-    add(chunk, stream) {
+    add(stream, chunk) {
       bytes += chunk.length;
       text += decoders[stream].write(chunk);
       if (text.length > REPORT_CHARACTERS) {
