@@ -9,8 +9,13 @@ import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
 import { createMetrics, type Metrics } from "./observability/metrics.ts";
+import type { Prompt } from "./prompts/define-prompt.ts";
+import { prompts as allPrompts } from "./prompts/index.ts";
+import { resourceSources } from "./resources/index.ts";
+import type { ResourceSource } from "./resources/resource-source.ts";
 import { createCommandRunner } from "./services/commands.ts";
 import { createRuntime } from "./services/runtime.ts";
+import { createFileWatch } from "./services/watch.ts";
 import { openWorkspace, type Workspace } from "./services/workspace.ts";
 import type { Services, Tool } from "./tools/define-tool.ts";
 import { tools as allTools } from "./tools/index.ts";
@@ -35,8 +40,10 @@ export interface App {
 interface BuildOptions {
   readonly config: Config;
   readonly log: FastifyBaseLogger;
-  /** Other tools than the server's own, for tests. */
+  /** Others than the server's own, for tests. */
   readonly tools?: readonly Tool[];
+  readonly prompts?: readonly Prompt[];
+  readonly sources?: readonly ResourceSource[];
 }
 
 /** Time that a client may take to send one request, against those that send a byte a minute. */
@@ -44,7 +51,13 @@ const REQUEST_TIMEOUT_MS = 30_000;
 /** Longer than the idle time of what stands in front (Envoy: 60 s), so that no request meets a closing connection. */
 const KEEP_ALIVE_TIMEOUT_MS = 75_000;
 
-export async function buildCore({ config, log, tools = allTools }: BuildOptions): Promise<Core> {
+export async function buildCore({
+  config,
+  log,
+  tools = allTools,
+  prompts = allPrompts,
+  sources = resourceSources(createFileWatch()),
+}: BuildOptions): Promise<Core> {
   const services: Services = {
     workspace: await openConfiguredWorkspace(config),
     commands: createCommandRunner({
@@ -55,7 +68,9 @@ export async function buildCore({ config, log, tools = allTools }: BuildOptions)
     runtime: createRuntime(config.MCP_SERVER_NAME, packageVersion()),
   };
   const metrics = createMetrics(tools.map((tool) => tool.name));
-  return { services, metrics, protocol: createProtocol({ tools, services, metrics, log }) };
+  const resultLimit = config.RESULT_LIMIT_BYTES;
+  const protocol = createProtocol({ tools, prompts, sources, services, metrics, log, resultLimit });
+  return { services, metrics, protocol };
 }
 
 /** Builds both listeners, listening on nothing and touching no state of the process. */
@@ -79,6 +94,7 @@ export async function buildApp(options: BuildOptions): Promise<App> {
     reply.raw.setHeader("connection", "close");
     reply.raw.once("finish", () => request.raw.socket.end());
   });
+  await app.register(mcp.upgrades);
   await app.register(probes, { readiness });
   await app.register(mcp.plugin);
   app.get("/", async () => ({ name: services.runtime.name, endpoint: "/mcp", transport: "streamable-http" }));
@@ -106,7 +122,7 @@ async function openConfiguredWorkspace({ WORKSPACE_PATH, FILE_SIZE_LIMIT_BYTES }
 async function listener(log: FastifyBaseLogger): Promise<FastifyInstance> {
   const app = Fastify({
     // Fastify's own lines below a warning are prose about what the server's events say already.
-    loggerInstance: log.child({}, { level: "warn" }),
+    loggerInstance: log.child({}, { level: ["error", "fatal", "silent"].includes(log.level) ? log.level : "warn" }),
     logController: new LogController({ disableRequestLogging: true }),
     requestTimeout: REQUEST_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,

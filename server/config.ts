@@ -127,6 +127,11 @@ const variables = {
   COMMAND_CONCURRENCY: withDefault(wholeNumber(1, 256), "8"),
   /** Largest file content written, copied, searched or returned by one call. Bytes, default 2097152 (2 MiB). */
   FILE_SIZE_LIMIT_BYTES: withDefault(wholeNumber(1024, 64 * MEBIBYTE, "(bytes)"), String(2 * MEBIBYTE)),
+  /**
+   * Longest result of one tool call; a longer one is kept in the workspace, and its caller gets a link to it. Bytes,
+   * default 1048576 (1 MiB), some 250,000 tokens.
+   */
+  RESULT_LIMIT_BYTES: withDefault(wholeNumber(64 * 1024, 64 * MEBIBYTE, "(bytes)"), String(MEBIBYTE)),
   /** Largest request body. Bytes, default 4194304 (4 MiB), room for the default file limit in base64. */
   REQUEST_BODY_LIMIT_BYTES: withDefault(wholeNumber(1024, 128 * MEBIBYTE, "(bytes)"), String(4 * MEBIBYTE)),
   /**

@@ -1,8 +1,9 @@
-import { serveStdio } from "@modelcontextprotocol/server/stdio";
+import { StdioServerTransport } from "@modelcontextprotocol/server/stdio";
 import { pino } from "pino";
 import { buildCore } from "./app.ts";
 import { LOCAL_CALLER } from "./auth/authenticate.ts";
 import { EnvironmentError, parseEnvironment } from "./config.ts";
+import { serveConnection } from "./mcp/connection.ts";
 import { createLogger } from "./observability/logging.ts";
 
 /*
@@ -16,7 +17,10 @@ try {
   const { protocol, services } = await buildCore({ config, log });
   process.on("exit", () => services.commands.killAllNow());
 
-  const connection = serveStdio(protocol.factory(LOCAL_CALLER), {
+  const connection = serveConnection({
+    protocol,
+    transport: new StdioServerTransport(),
+    caller: LOCAL_CALLER,
     onerror: (error) => log.warn({ event: "stdio.error", err: error }),
   });
   const end = () => {

@@ -23,6 +23,8 @@ export interface CommandRequest {
   /** At most the limit. */
   readonly timeoutSeconds: number;
   readonly signal: AbortSignal;
+  /** Hears of output as it comes, before any of it is dropped. Must neither throw nor take long. */
+  readonly onOutput?: ((stream: "stdout" | "stderr", chunk: Buffer) => void) | undefined;
 }
 
 /** One output stream: its head and its tail when it was longer than the limit. */
@@ -125,12 +127,13 @@ export function createCommandRunner(limits: CommandLimits): CommandRunner {
       if (request.signal.aborted) onAbort();
 
       const floodBytes = limits.outputBytes * FLOOD_FACTOR;
-      for (const [stream, capture] of [
-        [child.stdout, stdout],
-        [child.stderr, stderr],
+      for (const [stream, capture, name] of [
+        [child.stdout, stdout, "stdout"],
+        [child.stderr, stderr, "stderr"],
       ] as const) {
         stream?.on("data", (chunk: Buffer) => {
           capture.add(chunk);
+          request.onOutput?.(name, chunk);
           if (capture.seen > floodBytes) stop("output");
         });
         // A pipe torn down from here ends with an error that says nothing new.

@@ -1,6 +1,8 @@
 import { z } from "zod";
+import { icons } from "../icons.ts";
 import { CommandLimitReached, CommandNotStarted, type CommandResult } from "../services/commands.ts";
 import { defineTool, ToolFailure } from "./define-tool.ts";
+import { streamOutput } from "./output-progress.ts";
 import { failingClearly } from "./workspace-failures.ts";
 
 /** Linux takes at most this many bytes in one argument of a program (MAX_ARG_STRLEN), its end included. */
@@ -43,8 +45,9 @@ export const executeCommand = defineTool({
     durationMs: z.number().int(),
   }),
   annotations: { readOnlyHint: false, destructiveHint: true, idempotentHint: false, openWorldHint: true },
+  icons: icons.terminal,
   role: "operator",
-  async run({ command, working_dir, timeout }, { workspace, commands, signal }) {
+  async run({ command, working_dir, timeout }, { workspace, commands, signal, client }) {
     const { timeoutSeconds, concurrency } = commands.limits;
     if (timeout !== undefined && timeout > timeoutSeconds) {
       throw new ToolFailure(
@@ -59,8 +62,17 @@ export const executeCommand = defineTool({
       );
     }
     const directory = await failingClearly(workspace.directory(working_dir));
+    const output = streamOutput(client);
     const result = await commands
-      .run({ command, directory, home: workspace.root, timeoutSeconds: timeout ?? timeoutSeconds, signal })
+      .run({
+        command,
+        directory,
+        home: workspace.root,
+        timeoutSeconds: timeout ?? timeoutSeconds,
+        signal,
+        onOutput: output?.add,
+      })
+      .finally(() => output?.end())
       .catch((error: unknown) => {
         if (error instanceof CommandLimitReached) {
           throw new ToolFailure(
@@ -74,25 +86,25 @@ export const executeCommand = defineTool({
         }
         throw error;
       });
-    const output = outputOf(result);
+    const outcome = outputOf(result);
     switch (result.killed) {
       case undefined:
-        return output;
+        return outcome;
       case "timeout":
         throw new ToolFailure(
           `The command was killed after ${timeout ?? timeoutSeconds} seconds. What it had written by then is in stdout ` +
             `and stderr; do less in one call, or give a longer timeout (at most ${timeoutSeconds}).`,
-          output,
+          outcome,
         );
       case "output":
         throw new ToolFailure(
           "The command was killed because its output did not end; write it to a file, or less of it.",
-          output,
+          outcome,
         );
       case "shutdown":
-        throw new ToolFailure("The command was killed because this server is shutting down; call again.", output);
+        throw new ToolFailure("The command was killed because this server is shutting down; call again.", outcome);
       case "cancelled":
-        throw new ToolFailure("The command was killed because the call was cancelled.", output);
+        throw new ToolFailure("The command was killed because the call was cancelled.", outcome);
     }
   },
 });

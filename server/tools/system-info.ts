@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { icons } from "../icons.ts";
 import { defineTool } from "./define-tool.ts";
 
 const bytes = z.number().describe("bytes");
@@ -28,6 +29,7 @@ export const systemInfo = defineTool({
     }),
   }),
   annotations: { readOnlyHint: true, destructiveHint: false, idempotentHint: true, openWorldHint: false },
+  icons: icons.gauge,
   role: "reader",
   async run(_input, { runtime, workspace, commands }) {
     const { uptimeSeconds, cpu, memory } = runtime.usage();

@@ -97,7 +97,7 @@ describe("a server that is told to end", () => {
   test("ends open streams with a last word", async () => {
     const server = await startServer();
     const client = await connected(server.url);
-    const subscription = await client.listen({ toolsListChanged: true });
+    const subscription = await client.listen({ resourceSubscriptions: ["workspace:///a"] });
     server.child.kill("SIGTERM");
     expect(await subscription.closed).toBe("graceful");
     expect(await server.exited).toEqual({ code: 0, signal: null });

@@ -14,9 +14,9 @@ const importsOf = (path: string) =>
 
 /** Rooms from the bottom up; what stands higher may use what stands lower, or beside it. */
 const LEVELS: [RegExp, number][] = [
-  [/^config\.ts$/, 0],
+  [/^(config|icons)\.ts$/, 0],
   [/^services\//, 1],
-  [/^tools\//, 2],
+  [/^(tools|prompts|resources)\//, 2],
   [/^(auth|observability|mcp)\//, 3],
   [/^app\.ts$/, 4],
   [/^(main|stdio|worker|shutdown)\.ts$/, 5],
