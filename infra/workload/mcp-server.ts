@@ -296,6 +296,12 @@ export class McpServer extends ComponentResource {
         spec: {
           targetRefs: [{ group: "gateway.networking.k8s.io", kind: "HTTPRoute", name: NAME }],
           timeout: { http: { requestTimeout: "0s", maxStreamDuration: "0s" } },
+          // The answer to a question that a call of an older era asked has to reach the replica that runs the call. The
+          // newer era has no sessions: without the header any replica will do.
+          loadBalancer: {
+            type: "ConsistentHash",
+            consistentHash: { type: "Headers", headers: [{ name: "Mcp-Session-Id" }] },
+          },
           circuitBreaker: { maxConnections: STREAMS, maxParallelRequests: STREAMS },
         },
       },

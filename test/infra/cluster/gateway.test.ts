@@ -182,4 +182,11 @@ describe("the server's route", () => {
       circuitBreaker: { maxConnections: 8192, maxParallelRequests: 8192 },
     });
   });
+
+  it("brings what belongs to one session to the replica that runs its call", () => {
+    const policy = find(plan, "kubernetes:gateway.envoyproxy.io/v1alpha1:BackendTrafficPolicy");
+    expect(policy.inputs.spec).toMatchObject({
+      loadBalancer: { consistentHash: { type: "Headers", headers: [{ name: "Mcp-Session-Id" }] } },
+    });
+  });
 });
