@@ -17,6 +17,8 @@ import {
 } from "node:fs/promises";
 import { isAbsolute, join, normalize, relative, sep } from "node:path";
 import { matchesPattern } from "./glob.ts";
+import { type Quota, QuotaExceeded, UNLIMITED } from "./quota.ts";
+import { entryPath, removeTree } from "./remove-tree.ts";
 
 export type EntryType = "file" | "directory" | "symlink" | "other";
 
@@ -66,6 +68,8 @@ export interface Workspace {
   readonly root: string;
   /** Bytes: the largest content written, copied or searched at once. */
   readonly fileSizeLimit: number;
+  /** What it may hold. Everything written through the methods below counts at once, all else when it is looked at. */
+  readonly quota: Quota;
   /** Absolute path of an existing directory inside; symlinks resolved. */
   directory(path: string): Promise<string>;
   read(path: string, offset: number, limit: number): Promise<FileSlice>;
@@ -104,11 +108,14 @@ const DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOL
 const FILE = constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
 /** Makes the directory if it is missing. Throws the system's error when it cannot be used. */
-export async function openWorkspace(path: string, limits: { fileSizeLimit: number }): Promise<Workspace> {
+export async function openWorkspace(
+  path: string,
+  { fileSizeLimit, quotaOf = () => UNLIMITED }: { fileSizeLimit: number; quotaOf?: (root: string) => Quota },
+): Promise<Workspace> {
   await mkdir(path, { recursive: true });
   const root = await realpath(path);
   await access(root, constants.R_OK | constants.W_OK | constants.X_OK);
-  return new DirectoryWorkspace(root, limits.fileSizeLimit);
+  return new DirectoryWorkspace(root, fileSizeLimit, quotaOf(root));
 }
 
 /** An entry of an open directory. `at` is good for system calls for as long as the directory is open. */
@@ -128,10 +135,12 @@ interface Place {
 class DirectoryWorkspace implements Workspace {
   readonly root: string;
   readonly fileSizeLimit: number;
+  readonly quota: Quota;
 
-  constructor(root: string, fileSizeLimit: number) {
+  constructor(root: string, fileSizeLimit: number, quota: Quota) {
     this.root = root;
     this.fileSizeLimit = fileSizeLimit;
+    this.quota = quota;
   }
 
   async directory(path: string): Promise<string> {
@@ -165,6 +174,7 @@ class DirectoryWorkspace implements Workspace {
     this.#assertFits(path, content.length);
     return this.#at(path, { links: "follow", makeParents: true }, async ({ at, stats }) => {
       if (stats !== undefined) assertWritable(path, stats);
+      await this.quota.reserve(Math.max(0, content.length - (stats?.size ?? 0)), stats === undefined ? 1 : 0);
       await replaceFile(at, content, stats?.mode);
       return { created: stats === undefined, size: content.length };
     });
@@ -178,6 +188,7 @@ class DirectoryWorkspace implements Workspace {
         const opened = await file.stat();
         assertWritable(path, opened);
         this.#assertFits(path, opened.size + content.length);
+        await this.quota.reserve(content.length, stats === undefined ? 1 : 0);
         await file.writeFile(content);
         return { created: stats === undefined, size: opened.size + content.length };
       } finally {
@@ -217,6 +228,7 @@ class DirectoryWorkspace implements Workspace {
   makeDirectory(path: string): Promise<{ created: boolean }> {
     return this.#at(path, { links: "follow", makeParents: true }, async ({ at, stats }) => {
       if (stats === undefined) {
+        await this.quota.reserve(0, 1);
         await mkdir(at);
         return { created: true };
       }
@@ -225,8 +237,8 @@ class DirectoryWorkspace implements Workspace {
     });
   }
 
-  remove(path: string, recursive: boolean): Promise<void> {
-    return this.#at(path, { links: "keep" }, async ({ at, path: found, stats }) => {
+  async remove(path: string, recursive: boolean): Promise<void> {
+    await this.#at(path, { links: "keep" }, async ({ at, path: found, stats }) => {
       if (found === ".") throw new WorkspaceError("The workspace itself cannot be deleted; name something in it.");
       if (stats === undefined) throw missing(path);
       if (!stats.isDirectory()) return unlink(at);
@@ -238,6 +250,7 @@ class DirectoryWorkspace implements Workspace {
         );
       });
     });
+    this.quota.changed();
   }
 
   move(from: string, to: string): Promise<void> {
@@ -472,6 +485,7 @@ class DirectoryWorkspace implements Workspace {
       const content = await readWhole(source.at, this.fileSizeLimit);
       if (content === undefined)
         throw new WorkspaceError(`${quote(source.path)} changed while it was copied; try again.`);
+      await this.quota.reserve(content.length, 1);
       const file = await open(
         to,
         constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | FILE,
@@ -488,6 +502,7 @@ class DirectoryWorkspace implements Workspace {
       skipped.push(source.path);
       return;
     }
+    await this.quota.reserve(0, 1);
     await mkdir(to);
     const from = await open(source.at, DIRECTORY);
     const target = await open(to, DIRECTORY).catch(async (error: unknown) => {
@@ -514,25 +529,6 @@ function pageOf<T>(items: readonly T[], offset: number, end: WalkEnd): Paged<T> 
   if (end === "complete") return { items };
   if (end === "page full") return { items, nextOffset: offset + items.length };
   return { items, incomplete: end };
-}
-
-/** A path for system calls to `name` in an open directory. */
-function entryPath(directory: FileHandle, path: string, name: string): string {
-  return process.platform === "linux" ? `/proc/self/fd/${directory.fd}/${name}` : join(path, name);
-}
-
-async function removeTree(at: string): Promise<void> {
-  const directory = await open(at, DIRECTORY);
-  try {
-    for (const name of await readdir(entryPath(directory, at, "."))) {
-      const entry = entryPath(directory, at, name);
-      if ((await lstat(entry)).isDirectory()) await removeTree(entry);
-      else await unlink(entry);
-    }
-  } finally {
-    await directory.close();
-  }
-  await rmdir(at);
 }
 
 /** Writes beside the file and renames over it, so that a reader sees the old content or the new, never a part. */
@@ -663,6 +659,7 @@ const MENDABLE: Readonly<Record<string, (path: string) => string>> = {
 
 function mendable(error: unknown, path: string): unknown {
   if (error instanceof WorkspaceError) return error;
+  if (error instanceof QuotaExceeded) return new WorkspaceError(`${quote(path)} was not written: ${error.message}`);
   const sentence = MENDABLE[codeOf(error)];
   if (sentence === undefined) return error;
   const shown = path.length > 200 ? `${path.slice(0, 200)}...` : path;
