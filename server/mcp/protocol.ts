@@ -10,7 +10,7 @@ import {
 } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
-import { type Caller, type Services, type Tool, ToolFailure } from "../tools/define-tool.ts";
+import { type Caller, type Services, type Tool, type ToolContext, ToolFailure } from "../tools/define-tool.ts";
 
 export interface ProtocolOptions {
   readonly tools: readonly Tool[];
@@ -46,7 +46,7 @@ const LIST_TTL_MS = 60_000;
 
 const INSTRUCTIONS =
   "Tools for working in a workspace on this server: run commands, work with files, look at the server itself. " +
-  "Paths are relative to the workspace, which all calls share; no other state is kept between calls.";
+  "Paths are relative to the workspace, which all your calls share; no other state is kept between calls.";
 
 /**
  * Serves the protocol's methods over the SDK's low-level `Server`. The SDK wants a new one for each stateless request,
@@ -121,9 +121,14 @@ interface Outcome {
   readonly error?: unknown;
 }
 
-async function outcomeOf(tool: Tool, args: unknown, context: Parameters<Tool["call"]>[1]): Promise<Outcome> {
+async function outcomeOf(
+  tool: Tool,
+  args: unknown,
+  { workspaces, ...context }: Services & Pick<ToolContext, "caller" | "signal" | "log">,
+): Promise<Outcome> {
   try {
-    const output = await tool.call(args, context);
+    const workspace = await workspaces.of(context.caller);
+    const output = await tool.call(args, { ...context, workspace });
     return {
       status: "ok",
       result: { content: [{ type: "text", text: JSON.stringify(output) }], structuredContent: output },

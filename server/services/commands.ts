@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { CommandLimits, Role } from "../config.ts";
 import { killTagged, newTag, proportionalBytes, type Tag, taggedProcesses, usageOf } from "./command-processes.ts";
-import type { Isolation } from "./isolation.ts";
+import { type Isolation, KILLED_INSIDE } from "./isolation.ts";
 import { removeTree } from "./remove-tree.ts";
 import { wholeCharactersFromStart, wholeCharactersToEnd } from "./utf8.ts";
 
@@ -24,6 +24,8 @@ export interface CommandRequest {
   /** Bytes of the largest file it may write, where that is less than the role's limit. */
   readonly fileBytes?: number | undefined;
   readonly signal: AbortSignal;
+  /** Told of the output as it comes. */
+  readonly onOutput?: (stream: "stdout" | "stderr", chunk: Buffer) => void;
 }
 
 /** One output stream: its head and its tail when it was longer than the limit. */
@@ -84,7 +86,7 @@ export interface CommandRunner {
   run(request: CommandRequest): Promise<CommandResult>;
   /** Kills what runs, with SIGTERM first; the calls end with `killed: "shutdown"`. */
   stopAll(): void;
-  /** Kills what runs, at once and without waiting: for the last act of a process. */
+  /** Kills what runs and removes what isolation keeps on disk, at once and without waiting: for the last act of a process. */
   killAllNow(): void;
 }
 
@@ -128,8 +130,14 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
   const admitted = new Map<string, number>();
   let admittedInAll = 0;
   let watch: NodeJS.Timeout | undefined;
-  // A fault is for whoever awaits it; until somebody does, it is not unhandled.
-  isolation.catch(() => {});
+  let isolated: Isolation | undefined;
+  isolation.then(
+    (found) => {
+      isolated = found;
+    },
+    // For whoever awaits it.
+    () => {},
+  );
 
   function admit(caller: string, most: number): () => void {
     const own = admitted.get(caller) ?? 0;
@@ -152,12 +160,13 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
   }
 
   async function runAdmitted(request: CommandRequest, most: CommandLimits): Promise<CommandResult> {
-    const isolated = await isolation;
+    const ready = await isolation;
+    const { needsTemporary, endsAll } = ready;
     request.signal.throwIfAborted();
     const started = performance.now();
     const tag = newTag();
     const timeoutSeconds = request.timeoutSeconds ?? most.timeoutSeconds;
-    const temporary = isolated.needsTemporary ? await mkdtemp(join(tmpdir(), "mcp-command-")) : undefined;
+    const temporary = needsTemporary ? await mkdtemp(join(tmpdir(), "mcp-command-")) : undefined;
     const stdout = captureOf(most.outputBytes);
     const stderr = captureOf(most.outputBytes);
     let killed: Kill | undefined;
@@ -166,7 +175,7 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
     let run: Run | undefined;
     const onAbort = () => run?.stop("cancelled");
     try {
-      const child = start(request, { ...most, tag, temporary }, isolated);
+      const child = start(request, { ...most, tag, temporary }, ready);
       const stop = (why: Kill, how: "term" | "kill" = "term") => {
         if (killed !== undefined) return;
         killed = why;
@@ -174,7 +183,7 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
         signalGroup(child, "SIGTERM");
         hardKill = setTimeout(() => signalGroup(child, "SIGKILL"), TERM_GRACE_MS);
       };
-      run = { child, tag, caller: request.caller, limits: most, endsAll: isolated.endsAll, stop };
+      run = { child, tag, caller: request.caller, limits: most, endsAll, stop };
       running.add(run);
       watch ??= setInterval(watchAll, WATCH_MS).unref();
 
@@ -183,12 +192,14 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
       if (request.signal.aborted) onAbort();
 
       const floodBytes = most.outputBytes * FLOOD_FACTOR;
-      for (const [stream, capture] of [
-        [child.stdout, stdout],
-        [child.stderr, stderr],
+      for (const [name, capture] of [
+        ["stdout", stdout],
+        ["stderr", stderr],
       ] as const) {
+        const stream = child[name];
         stream?.on("data", (chunk: Buffer) => {
           capture.add(chunk);
+          request.onOutput?.(name, chunk);
           if (capture.seen > floodBytes) stop("output");
         });
         // A pipe torn down from here ends with an error that says nothing new.
@@ -200,16 +211,14 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
       // Background children may hold the pipes and outlive the shell; neither is allowed.
       signalGroup(child, "SIGKILL");
       running.delete(run);
-      if (!isolated.endsAll) killTagged(tag, new Set([...running].map((each) => each.tag)));
+      if (!endsAll) killTagged(tag, new Set([...running].map((each) => each.tag)));
       await within(closed, PIPE_GRACE_MS);
       child.stdout?.destroy();
       child.stderr?.destroy();
       if (signal === "SIGXCPU") killed ??= "cpu";
       return {
-        exitCode,
-        signal,
+        ...endOf({ exitCode, signal, stderr: stderr.read() }),
         stdout: stdout.read(),
-        stderr: stderr.read(),
         killed,
         durationMs: Math.round(performance.now() - started),
       };
@@ -240,6 +249,7 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
     killAllNow() {
       for (const { child } of running) signalGroup(child, "SIGKILL");
       for (const { tag, endsAll } of running) if (!endsAll) killTagged(tag, new Set());
+      isolated?.close();
     },
     async run(request) {
       const most = limits[request.role];
@@ -253,13 +263,21 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
   };
 }
 
+function endOf(end: Pick<CommandResult, "exitCode" | "signal" | "stderr">) {
+  const { exitCode, stderr } = end;
+  if (exitCode !== 1 || !stderr.text.endsWith(KILLED_INSIDE)) return end;
+  const text = stderr.text.slice(0, -KILLED_INSIDE.length);
+  return { exitCode: null, signal: "SIGKILL", stderr: { ...stderr, text } };
+}
+
 function enforceTotals({ limits, stop }: Run, pids: readonly number[]): void {
   const usage = usageOf(pids);
   if (usage === undefined) return;
-  if (usage.cpuSeconds > limits.cpuSeconds) return stop("cpu");
-  if (usage.processes > limits.processes + UNCOUNTED) return stop("processes", "kill");
+  const { cpuSeconds, processes, residentBytes } = usage;
+  if (cpuSeconds > limits.cpuSeconds) stop("cpu");
+  else if (processes > limits.processes + UNCOUNTED) stop("processes", "kill");
   // What is resident is quickly asked and counts shared pages twice; only when it is too much is it asked exactly.
-  if (usage.residentBytes > limits.memoryBytes && proportionalBytes(pids) > limits.memoryBytes) stop("memory", "kill");
+  else if (residentBytes > limits.memoryBytes && proportionalBytes(pids) > limits.memoryBytes) stop("memory", "kill");
 }
 
 /** Processes of the isolation itself: the waiting one, process 1 of the namespace, its sleeper. */

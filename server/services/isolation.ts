@@ -8,10 +8,11 @@ import {
   readFileSync,
   readSync,
   realpathSync,
+  rmSync,
   statSync,
   writeFileSync,
 } from "node:fs";
-import { access, mkdir, mkdtemp, realpath, rm, writeFile } from "node:fs/promises";
+import { access, mkdir, mkdtemp, realpath, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join, sep } from "node:path";
 import type { CommandLimits } from "../config.ts";
@@ -65,7 +66,7 @@ export interface Isolation {
   /** Whether a launch needs `temporary`. */
   readonly needsTemporary: boolean;
   /** Removes what isolation itself keeps on disk. */
-  close(): Promise<void>;
+  close(): void;
 }
 
 export interface IsolationOptions {
@@ -150,6 +151,7 @@ if [ ! "$workspace" -ef /proc/self/fd/3 ]; then
 fi
 exec 3<&-
 cd "$directory" || failed
+unset OLDPWD
 ulimit -u "$processes" 2>/dev/null || ulimit -p "$processes"
 exec @setpriv@ --no-new-privs --inh-caps=-all --ambient-caps=-all --bounding-set=-all @landlock@ -- "$@"
 `;
@@ -175,6 +177,12 @@ const LOADERS = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1", "/
 const SHARED_MEMORY = "/dev/shm";
 const TEMPORARY = "/tmp";
 
+/**
+ * What `unshare --fork` says, and ends with 1, where its child was ended by SIGKILL and util-linux is older than 2.39,
+ * which cannot pass just that signal on.
+ */
+export const KILLED_INSIDE = "unshare: sigprocmask unblock failed: Invalid argument\n";
+
 /** What has been found to work; beside the options, all that {@link Wrapper} depends on. */
 type Features = Pick<IsolationFacts, "namespaces" | "ownProc" | "landlock" | "syscallFilter" | "processLimit">;
 const NOTHING: Features = {
@@ -189,16 +197,9 @@ const NOTHING: Features = {
 export async function createIsolation(options: IsolationOptions): Promise<Isolation> {
   const programs = options.programs && (await resolvePrograms(options.programs));
   const home = await realpath(await mkdtemp(join(tmpdir(), "mcp-isolation-")));
-  const close = () => rm(home, { recursive: true, force: true });
+  const close = () => rmSync(home, { recursive: true, force: true });
   try {
-    const tools = await findTools(options.toolPath);
-    const missing: string[] = [];
-    const features =
-      options.mode === "off" || process.platform !== "linux"
-        ? NOTHING
-        : await findFeatures(tools, join(home, "trial"), options.network, missing);
-    if (options.mode === "off") missing.push("COMMAND_ISOLATION is off");
-    else if (process.platform !== "linux") missing.push(`commands are isolated on Linux only, not on ${process.platform}`);
+    const { tools, features, missing } = await findOnce(options);
     assertEnough(options, features, missing);
     const wrapper = new Wrapper(tools, features, { ...options, programs, filters: home });
     const { namespaces, ownProc, landlock, syscallFilter, processLimit } = features;
@@ -216,8 +217,43 @@ export async function createIsolation(options: IsolationOptions): Promise<Isolat
       close,
     };
   } catch (error) {
-    await close();
+    close();
     throw error;
+  }
+}
+
+interface Findings {
+  readonly tools: Tools;
+  readonly features: Features;
+  readonly missing: readonly string[];
+}
+
+const findings = new Map<string, Promise<Findings>>();
+
+/** What works here; a kernel does not change its mind about a process, so one look is enough for all its life. */
+function findOnce({ mode, network, toolPath }: IsolationOptions): Promise<Findings> {
+  const key = JSON.stringify([mode === "off", network, toolPath]);
+  let found = findings.get(key);
+  if (found === undefined) {
+    found = mode === "off" ? findNothing("COMMAND_ISOLATION is off") : find(network, toolPath);
+    findings.set(key, found);
+  }
+  return found;
+}
+
+async function findNothing(why: string): Promise<Findings> {
+  return { tools: NO_TOOLS, features: NOTHING, missing: [why] };
+}
+
+async function find(network: boolean, toolPath: string | undefined): Promise<Findings> {
+  if (process.platform !== "linux") return findNothing(`isolation is for Linux, not for ${process.platform}`);
+  const home = await realpath(await mkdtemp(join(tmpdir(), "mcp-isolation-trial-")));
+  try {
+    const missing: string[] = [];
+    const tools = await findTools(toolPath);
+    return { tools, features: await findFeatures(tools, home, network, missing), missing };
+  } finally {
+    rmSync(home, { recursive: true, force: true });
   }
 }
 
@@ -245,6 +281,14 @@ interface Tools {
   readonly landlock: boolean;
   readonly seccomp: boolean;
 }
+
+const NO_TOOLS: Tools = {
+  unshare: undefined,
+  mount: undefined,
+  setpriv: undefined,
+  landlock: false,
+  seccomp: false,
+};
 
 async function findTools(toolPath: string | undefined): Promise<Tools> {
   const path = toolPath === undefined ? COMMAND_PATH : `${toolPath}${delimiter}${COMMAND_PATH}`;
@@ -430,7 +474,10 @@ class Wrapper {
     // In the script's words, so that it is the same for every command.
     const landlock = features.landlock
       ? [
-          ...this.#landlockArguments([[TEMPORARY, CHANGE], [SHARED_MEMORY, CHANGE]]).map(quoted),
+          ...this.#landlockArguments([
+            [TEMPORARY, CHANGE],
+            [SHARED_MEMORY, CHANGE],
+          ]).map(quoted),
           ...["--landlock-rule", `"path-beneath:${this.#workspaceRights().join(",")}:$workspace"`],
         ].join(" ")
       : "";
@@ -486,11 +533,13 @@ class Wrapper {
       (path) => existsSync(path),
     );
     const real = [...new Set(covered.map((path) => realpathSync(path)))];
-    return real
-      .filter((path) => !real.some((other) => other !== path && isInside(path, other)))
-      // A workspace's own directories are its caller's.
-      .filter((path) => path !== workspace && !isInside(path, workspace))
-      .map((path) => `${path === TEMPORARY ? TEMPORARY_BYTES : 1024 * 1024}:${path}`);
+    return (
+      real
+        .filter((path) => !real.some((other) => other !== path && isInside(path, other)))
+        // A workspace's own directories are its caller's.
+        .filter((path) => path !== workspace && !isInside(path, workspace))
+        .map((path) => `${path === TEMPORARY ? TEMPORARY_BYTES : 1024 * 1024}:${path}`)
+    );
   }
 
   /** With a list of programs, what a command writes it cannot run. */

@@ -72,7 +72,10 @@ export function createQuota(root: string, limits: QuotaLimits): Quota {
     const before = known && { ...known };
     known ??= counted;
     await count(root, counted);
-    const writtenMeanwhile = { bytes: known.bytes - (before?.bytes ?? known.bytes), files: known.files - (before?.files ?? known.files) };
+    const writtenMeanwhile = {
+      bytes: known.bytes - (before?.bytes ?? known.bytes),
+      files: known.files - (before?.files ?? known.files),
+    };
     known = {
       bytes: counted.bytes + Math.max(0, writtenMeanwhile.bytes),
       files: counted.files + Math.max(0, writtenMeanwhile.files),
@@ -138,7 +141,9 @@ async function count(root: string, total: { bytes: number; files: number }): Pro
       total.files = Number.POSITIVE_INFINITY;
       return;
     }
-    const directory = await open(at, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW).catch(() => undefined);
+    const directory = await open(at, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW).catch(
+      () => undefined,
+    );
     // Gone, or closed by its owner even to himself; in it nothing grows meanwhile.
     if (directory === undefined) return;
     try {

@@ -137,7 +137,10 @@ const EAFNOSUPPORT = 97;
 const CLONE_NEWUSER = 0x10000000;
 const AF_UNIX = 1;
 /** Commands that make somebody else the receiver of a file's signals, which may be SIGKILL (F_SETSIG). */
-const SET_OWNER = { fcntl: [8 /* F_SETOWN */, 15 /* F_SETOWN_EX */], ioctl: [0x8901 /* FIOSETOWN */, 0x8902 /* SIOCSPGRP */] };
+const SET_OWNER = {
+  fcntl: [8 /* F_SETOWN */, 15 /* F_SETOWN_EX */],
+  ioctl: [0x8901 /* FIOSETOWN */, 0x8902 /* SIOCSPGRP */],
+};
 /** Calls that act on the process whose id is their nth argument, 0 being the caller itself. */
 const ON_OTHERS: readonly (readonly [Call, number])[] = [
   ["prlimit64", 0],

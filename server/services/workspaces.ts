@@ -22,6 +22,8 @@ export interface Workspaces {
   of(owner: WorkspaceOwner): Promise<Workspace>;
   /** Removes those not used for the retention time; the names of those removed. */
   sweep(now?: Date): Promise<readonly string[]>;
+  /** Bytes of the file system that they lie on. */
+  space(): Promise<{ totalBytes: number; freeBytes: number }>;
   /** Ends the sweeping. */
   close(): void;
 }
@@ -57,11 +59,20 @@ const REMOVING = ".removing-";
  * Where a caller's workspace lies under the root: `<tenant>/<hash of tenant and subject>`. Names of people and of keys
  * are in no path; what is not an Entra tenant's id is hashed, so that no name can lead elsewhere.
  */
-export function workspaceName({ subject, tenant, method }: WorkspaceOwner): string {
+export function workspaceName(owner: WorkspaceOwner): string {
+  const known = names.get(owner);
+  if (known !== undefined) return known;
+  const { subject, tenant, method } = owner;
   const hash = (...parts: string[]) => createHash("sha256").update(JSON.stringify(parts)).digest("hex").slice(0, 32);
-  const group = tenant === undefined ? `by-${method}` : /^[0-9a-f-]{36}$/i.test(tenant) ? tenant.toLowerCase() : hash(tenant);
-  return join(GROUP_NAME.test(group) ? group : hash(group), hash(group, subject));
+  const group =
+    tenant === undefined ? `by-${method}` : /^[0-9a-f-]{36}$/i.test(tenant) ? tenant.toLowerCase() : hash(tenant);
+  const name = join(GROUP_NAME.test(group) ? group : hash(group), hash(group, subject));
+  names.set(owner, name);
+  return name;
 }
+
+/** Callers are the same objects call after call. */
+const names = new WeakMap<WorkspaceOwner, string>();
 
 /** Opens the root, making it if it is missing. Throws the system's error when it cannot be used. */
 export async function openWorkspaces(options: WorkspacesOptions): Promise<Workspaces> {
@@ -71,8 +82,7 @@ export async function openWorkspaces(options: WorkspacesOptions): Promise<Worksp
   await access(root, constants.R_OK | constants.W_OK | constants.X_OK);
 
   const open = new Map<string, { workspace: Promise<Workspace>; touched: number }>();
-  const plain = openWorkspace(root, { fileSizeLimit, quotaOf: (at) => createQuota(at, quotas.plain) });
-  await plain;
+  const plain = await openWorkspace(root, { fileSizeLimit, quotaOf: (at) => createQuota(at, quotas.plain) });
 
   async function makeOwn(name: string): Promise<Workspace> {
     const at = join(root, name);
@@ -114,11 +124,15 @@ export async function openWorkspaces(options: WorkspacesOptions): Promise<Worksp
         await removeTree(at).catch(ignoreMissing);
         continue;
       }
-      if (!OWN_NAME.test(name) || (await lastUse(at)) >= before) continue;
+      // The change time, which no command can set; it goes with the time of modification, or is later.
+      const use = await lastUse(at);
+      if (!OWN_NAME.test(name) || use.changed >= before) continue;
       // Whoever comes now gets a new one; whoever came just before is seen by the time of use.
       const aside = join(root, group, `${REMOVING}${name}-${randomBytes(4).toString("hex")}`);
-      await rename(at, aside).catch(ignoreMissing);
-      if ((await lastUse(aside)) >= before) {
+      // Another replica may be about the same.
+      const taken = await rename(at, aside).then(() => true, ignoreMissing);
+      if (taken !== true) continue;
+      if ((await lastUse(aside)).modified !== use.modified) {
         await rename(aside, at).catch(() => {});
         continue;
       }
@@ -136,7 +150,7 @@ export async function openWorkspaces(options: WorkspacesOptions): Promise<Worksp
     const removed: string[] = [];
     for (const group of await readdir(root)) {
       if (!GROUP_NAME.test(group) || !(await lstat(join(root, group))).isDirectory()) continue;
-      removed.push(...(await sweepGroup(group, before).catch(ignoreMissing) ?? []));
+      removed.push(...((await sweepGroup(group, before).catch(ignoreMissing)) ?? []));
     }
     return removed;
   }
@@ -148,8 +162,9 @@ export async function openWorkspaces(options: WorkspacesOptions): Promise<Worksp
 
   return {
     root,
-    of: (owner) => (PLAIN.has(owner.method) ? plain : own(owner)),
+    of: async (owner) => (PLAIN.has(owner.method) ? plain : own(owner)),
     sweep,
+    space: () => plain.space(),
     close: () => clearInterval(timer),
   };
 }
@@ -161,9 +176,11 @@ async function touch(at: string): Promise<boolean> {
   return true;
 }
 
-async function lastUse(at: string): Promise<number> {
+/** Milliseconds since 1970; what is no directory is in use for ever. */
+async function lastUse(at: string): Promise<{ changed: number; modified: number }> {
   const stats = await lstat(at).catch(() => undefined);
-  return stats?.isDirectory() ? stats.mtimeMs : Number.POSITIVE_INFINITY;
+  if (stats?.isDirectory() !== true) return { changed: Number.POSITIVE_INFINITY, modified: Number.NaN };
+  return { changed: stats.ctimeMs, modified: stats.mtimeMs };
 }
 
 function ignoreMissing(error: unknown): undefined {

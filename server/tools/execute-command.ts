@@ -1,6 +1,11 @@
 import { z } from "zod";
 import { CommandLineError, splitWords } from "../services/command-line.ts";
-import { CommandLimitReached, CommandNotStarted, type CommandResult, type CommandRunner } from "../services/commands.ts";
+import {
+  CommandLimitReached,
+  CommandNotStarted,
+  type CommandResult,
+  type CommandRunner,
+} from "../services/commands.ts";
 import { findProgram } from "../services/isolation.ts";
 import { defineTool, ToolFailure } from "./define-tool.ts";
 import { failingClearly } from "./workspace-failures.ts";
@@ -134,7 +139,10 @@ function lineToWords(command: string, shell: boolean): string[] {
 
 function notRun(error: unknown): ToolFailure | undefined {
   if (error instanceof CommandLimitReached) {
-    const whose = error.scope === "caller" ? "of yours run already, the most one caller may run" : "run already, the most this server runs";
+    const whose =
+      error.scope === "caller"
+        ? "of yours run already, the most one caller may run"
+        : "run already, the most this server runs";
     return new ToolFailure(`${error.limit} commands ${whose} at once; try again when one has ended.`);
   }
   if (error instanceof CommandNotStarted) {
