@@ -20,6 +20,8 @@ import { syscallFilter } from "./syscall-filter.ts";
 
 /** What keeps commands apart from the server and from one another: found out by trying, once. */
 export interface IsolationFacts {
+  /** Commands and what they start gain no rights by what they run, such as programs of the superuser's (no_new_privs). */
+  readonly noNewRights: boolean;
   /** User, process, mount and IPC namespaces of the command's own: what it starts ends with it, by the kernel. */
   readonly namespaces: boolean;
   /** Whether /proc shows the command its own processes only. */
@@ -55,7 +57,7 @@ export interface Launch {
 
 export interface Isolation {
   readonly facts: IsolationFacts;
-  /** Programs that commands may be, by every name they may be given; undefined when all may be. */
+  /** Paths of the programs that commands may be, by the names they are given by; undefined when all may be. */
   readonly programs: ReadonlyMap<string, string> | undefined;
   /** Program and arguments that start `launch` under everything that works here. */
   wrap(launch: Launch): readonly [string, ...string[]];
@@ -132,7 +134,8 @@ exec @setpriv@ --pdeathsig KILL @filter@ -- @unshare@ --fork --kill-child -- /bi
 
 /**
  * Runs as the command's process before it is the command, with all rights inside the namespaces: hides what is to be
- * hidden, puts the workspace back where it was, and gives the rights away. Without its own /proc, a command still sees
+ * hidden, puts the workspace back where it was, makes the root file system read-only where the kernel lets it (some of
+ * its flags may be locked; in the image it is read-only and the superuser's anyway), and gives the rights away. Without its own /proc, a command still sees
  * the ids of other processes, and no more of them.
  */
 const MOUNTS_SCRIPT = `
@@ -146,9 +149,9 @@ for hidden in "$@"; do
   [ "$hidden" != -- ] || break
   @mount@ -t tmpfs -o "nosuid,nodev,size=\${hidden%%:*}" none "\${hidden#*:}" || failed
 done
-if [ ! "$workspace" -ef /proc/self/fd/3 ]; then
-  mkdir -p "$workspace" && @mount@ -c --bind /proc/self/fd/3 "$workspace" || failed
-fi
+[ -d "$workspace" ] || mkdir -p "$workspace"
+@mount@ -c --bind /proc/self/fd/3 "$workspace" || failed
+@mount@ -o remount,bind,ro / 2>/dev/null
 exec 3<&-
 cd "$directory" || failed
 unset OLDPWD
@@ -184,8 +187,12 @@ const TEMPORARY = "/tmp";
 export const KILLED_INSIDE = "unshare: sigprocmask unblock failed: Invalid argument\n";
 
 /** What has been found to work; beside the options, all that {@link Wrapper} depends on. */
-type Features = Pick<IsolationFacts, "namespaces" | "ownProc" | "landlock" | "syscallFilter" | "processLimit">;
+type Features = Pick<
+  IsolationFacts,
+  "noNewRights" | "namespaces" | "ownProc" | "landlock" | "syscallFilter" | "processLimit"
+>;
 const NOTHING: Features = {
+  noNewRights: false,
   namespaces: false,
   ownProc: false,
   landlock: false,
@@ -202,18 +209,17 @@ export async function createIsolation(options: IsolationOptions): Promise<Isolat
     const { tools, features, missing } = await findOnce(options);
     assertEnough(options, features, missing);
     const wrapper = new Wrapper(tools, features, { ...options, programs, filters: home });
-    const { namespaces, ownProc, landlock, syscallFilter, processLimit } = features;
     return {
       facts: Object.freeze({
-        ...{ namespaces, ownProc, landlock, syscallFilter, processLimit },
+        ...features,
         network: options.network ? "open" : "none",
         missing,
       }),
       programs,
       wrap: (launch) => wrapper.wrap(launch),
       path: COMMAND_PATH,
-      endsAll: namespaces,
-      needsTemporary: !namespaces,
+      endsAll: features.namespaces,
+      needsTemporary: !features.namespaces,
       close,
     };
   } catch (error) {
@@ -328,7 +334,6 @@ async function resolvePrograms(names: readonly string[]): Promise<ReadonlyMap<st
       );
     }
     found.set(name, path);
-    found.set(path, path);
   }
   return found;
 }
@@ -352,21 +357,26 @@ async function findFeatures(tools: Tools, home: string, network: boolean, missin
   const hides = `cat '${secret}' >/dev/null 2>&1 || echo hidden`;
 
   let features: Features = NOTHING;
-  if (tools.setpriv === undefined) missing.push("setpriv (util-linux) is not installed");
-  if (tools.setpriv !== undefined && tools.seccomp) {
+  if (tools.setpriv !== undefined) {
+    const plain = { ...features, noNewRights: true };
+    const { output, error } = await trial(plain, "echo fine");
+    if (output === "fine\n") features = plain;
+    else missing.push(`setpriv: ${error}`);
+  } else missing.push("setpriv (util-linux) is not installed");
+  if (features.noNewRights && tools.seccomp) {
     const filtered = { ...features, syscallFilter: true };
     const { output, error } = await trial(filtered, `kill -0 ${process.pid} 2>/dev/null || echo refused`);
     if (output === "refused\n") features = filtered;
     else missing.push(`system call filter: ${error}`);
   } else missing.push("system call filter: setpriv of util-linux 2.41 is not installed");
-  if (tools.setpriv !== undefined && tools.landlock) {
+  if (features.noNewRights && tools.landlock) {
     const landlocked = { ...features, landlock: true };
     const { output, error } = await trial(landlocked, hides);
     if (output === "hidden\n") features = landlocked;
     else missing.push(`Landlock: ${error}`);
   } else missing.push("Landlock: setpriv of util-linux 2.40 is not installed");
 
-  if (tools.setpriv !== undefined && tools.unshare !== undefined && tools.mount !== undefined) {
+  if (features.noNewRights && tools.unshare !== undefined && tools.mount !== undefined) {
     const alone = `[ $(ls -d /proc/[0-9]* | wc -l) -lt 10 ] && ${hides}`;
     const own = { ...features, namespaces: true, ownProc: true };
     const shared = { ...own, ownProc: false };
@@ -518,10 +528,13 @@ class Wrapper {
         [workspace, this.#workspaceRights()],
         ...(temporary === undefined ? [] : ([[temporary, CHANGE]] as const)),
       ]);
+    if (!this.#features.noNewRights) return [...words];
+    // The superuser's commands are to have a user's rights: with the superuser's, Landlock would not hold them.
+    const capabilities = process.geteuid?.() === 0 ? ["--inh-caps=-all", "--bounding-set=-all"] : [];
     return [
       // The filter first: under Landlock its file could not be read.
       ...(filtered ? [setpriv, ...this.#filterArguments(), "--"] : []),
-      ...(landlock ? [setpriv, "--no-new-privs", ...landlocked(), "--"] : []),
+      ...[setpriv, "--no-new-privs", "--pdeathsig", "KILL", ...capabilities, ...(landlock ? landlocked() : []), "--"],
       ...words,
     ];
   }

@@ -116,10 +116,8 @@ async function wordsOf(
   if (programs !== undefined) {
     const allowed = programs.get(program);
     if (allowed !== undefined) return [allowed, ...rest];
-    const names = [...programs.keys()].filter((name) => !name.includes("/") || programs.get(name) !== name);
-    throw new ToolFailure(
-      `${brief(program)} is not a program that this server runs; it runs ${(names.length > 0 ? names : [...programs.keys()]).join(", ")}.`,
-    );
+    const names = [...programs.keys()].join(", ");
+    throw new ToolFailure(`${brief(program)} is not a program that this server runs; it runs ${names}.`);
   }
   if (!program.includes("/") && (await findProgram(program)) === undefined) {
     throw new ToolFailure(`There is no program ${brief(program)} on this server; check its name.`);

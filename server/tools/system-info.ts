@@ -34,6 +34,7 @@ export const systemInfo = defineTool({
       shell: z.boolean().describe("whether command lines are read by a shell"),
       programs: z.array(z.string()).optional().describe("programs that commands may be; absent: every program"),
       isolation: z.object({
+        noNewRights: z.boolean(),
         namespaces: z.boolean(),
         ownProc: z.boolean(),
         landlock: z.boolean(),

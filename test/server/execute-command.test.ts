@@ -1,10 +1,11 @@
-import { mkdir, readdir, readFile, symlink } from "node:fs/promises";
+import { mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
 import { openWorkspace, type Workspace } from "../../server/services/workspace.ts";
 import { type ToolContext, ToolFailure } from "../../server/tools/define-tool.ts";
 import { executeCommand } from "../../server/tools/execute-command.ts";
 import { temporaryDirectory } from "./running-app.ts";
+import { isRunning, sleepMark } from "./running-processes.ts";
 import { commandRunner, contextWith } from "./tool-context.ts";
 
 let workspace: Workspace;
@@ -31,17 +32,6 @@ async function failureOf(promise: Promise<unknown>): Promise<ToolFailure> {
   }
   throw new Error("The command ran.");
 }
-
-/** Whether any process has `mark` in its command line. */
-async function isRunning(mark: string): Promise<boolean> {
-  const pids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name));
-  const lines = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/cmdline`, "latin1").catch(() => "")));
-  return lines.some((line) => line.includes(mark));
-}
-
-/** A number of seconds that no other process sleeps for, so that this one can be told from all others. */
-let marks = 0;
-const sleepMark = () => `${86_400 + (process.pid % 10_000)}.${++marks}${Date.now() % 100_000}`;
 
 describe("a command", () => {
   test("has its exit code, its output and its errors told apart", async () => {
