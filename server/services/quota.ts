@@ -60,6 +60,8 @@ export const UNLIMITED: Quota = Object.freeze({
 export function createQuota(root: string, limits: QuotaLimits): Quota {
   if (limits.bytes === undefined && limits.files === undefined) return UNLIMITED;
   let known: { bytes: number; files: number } | undefined;
+  /** Reserved since the last look began. */
+  let written = { bytes: 0, files: 0 };
   let looked = { at: Number.NEGATIVE_INFINITY, tookMs: 0 };
   let stale = true;
   let look: Promise<void> | undefined;
@@ -68,18 +70,13 @@ export function createQuota(root: string, limits: QuotaLimits): Quota {
     const started = performance.now();
     stale = false;
     const counted = { bytes: 0, files: 0 };
-    // Until there is better, what is counted so far is known; what is written meanwhile is added to it.
-    const before = known && { ...known };
+    written = { bytes: 0, files: 0 };
+    // Until there is better, what is counted so far is what is known.
     known ??= counted;
     await count(root, counted);
-    const writtenMeanwhile = {
-      bytes: known.bytes - (before?.bytes ?? known.bytes),
-      files: known.files - (before?.files ?? known.files),
-    };
-    known = {
-      bytes: counted.bytes + Math.max(0, writtenMeanwhile.bytes),
-      files: counted.files + Math.max(0, writtenMeanwhile.files),
-    };
+    // What is written during the look may be counted twice; the next one tells.
+    known =
+      known === counted ? counted : { bytes: counted.bytes + written.bytes, files: counted.files + written.files };
     looked = { at: performance.now(), tookMs: performance.now() - started };
   }
 
@@ -118,9 +115,11 @@ export function createQuota(root: string, limits: QuotaLimits): Quota {
       if (excess(bytes, files) !== undefined) await refresh(true);
       const why = excess(bytes, files);
       if (why !== undefined) throw new QuotaExceeded(why);
-      if (known === undefined) return;
-      known.bytes += bytes;
-      known.files += files;
+      for (const tally of [known, written]) {
+        if (tally === undefined) continue;
+        tally.bytes += bytes;
+        tally.files += files;
+      }
     },
     async remainingBytes() {
       if (limits.bytes === undefined) return undefined;
