@@ -83,24 +83,17 @@ export function proportionalBytes(pids: readonly number[]): number {
   return kibibytes * 1024;
 }
 
-/** How long the hunt for what a command left behind may take, against one that forks faster than it is killed. */
-const HUNT_MS = 2000;
-
 /**
- * Kills every process that bears `tag`, and those whose tag is no running command's. Returns when none is left, or
- * after {@link HUNT_MS}; what is being forked meanwhile is killed when the next command ends.
+ * Kills every process that bears `tag`, and those whose tag is no running command's. One round: a process may fork
+ * between being seen and being killed, so it is to be called until it returns 0, the number of those killed.
  */
-export function killTagged(tag: Tag, running: ReadonlySet<Tag>): void {
-  const until = performance.now() + HUNT_MS;
-  // More rounds than one, since a process may fork between being seen and being killed.
-  while (performance.now() < until) {
-    let killed = 0;
-    for (const [found, pids] of taggedProcesses()) {
-      if (found !== tag && (running.has(found) || !(alone() || isOurs(found)))) continue;
-      for (const pid of pids) killed += kill(pid) ? 1 : 0;
-    }
-    if (killed === 0) return;
+export function killTagged(tag: Tag, running: ReadonlySet<Tag>): number {
+  let killed = 0;
+  for (const [found, pids] of taggedProcesses()) {
+    if (found !== tag && (running.has(found) || !(alone() || isOurs(found)))) continue;
+    for (const pid of pids) killed += kill(pid) ? 1 : 0;
   }
+  return killed;
 }
 
 const isOurs = (tag: Tag) => tag >= FIRST && tag < FIRST + PER_SERVER;

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import type { CommandLimits, Role } from "../config.ts";
 import { killTagged, newTag, proportionalBytes, type Tag, taggedProcesses, usageOf } from "./command-processes.ts";
 import { type Isolation, KILLED_INSIDE } from "./isolation.ts";
@@ -108,6 +109,11 @@ const FLOOD_FACTOR = 1024;
 /** How often a command's processes are added up. Shorter commands are held by the kernel's limits of each alone. */
 const WATCH_MS = 250;
 
+/** How long the hunt for what a command left behind may take; what is left then is killed when the next one ends. */
+const HUNT_MS = 2000;
+/** Rounds of it when there is no more waiting. */
+const LAST_ROUNDS = 5;
+
 /** One command that runs. */
 interface Run {
   readonly child: ChildProcess;
@@ -159,6 +165,13 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
     for (const run of running) enforceTotals(run, processes.get(run.tag) ?? []);
   }
 
+  /** Kills what the command left behind, for as long as it forks no faster than it is killed. */
+  async function hunt(tag: Tag): Promise<void> {
+    const until = performance.now() + HUNT_MS;
+    const others = () => new Set([...running].map((each) => each.tag));
+    while (killTagged(tag, others()) > 0 && performance.now() < until) await setImmediate();
+  }
+
   async function runAdmitted(request: CommandRequest, most: CommandLimits): Promise<CommandResult> {
     const ready = await isolation;
     const { needsTemporary, endsAll } = ready;
@@ -166,7 +179,7 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
     const started = performance.now();
     const tag = newTag();
     const timeoutSeconds = request.timeoutSeconds ?? most.timeoutSeconds;
-    const temporary = needsTemporary ? await mkdtemp(join(tmpdir(), "mcp-command-")) : undefined;
+    const temporary = needsTemporary ? await makeTemporary() : undefined;
     const stdout = captureOf(most.outputBytes);
     const stderr = captureOf(most.outputBytes);
     let killed: Kill | undefined;
@@ -211,7 +224,7 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
       // Background children may hold the pipes and outlive the shell; neither is allowed.
       signalGroup(child, "SIGKILL");
       running.delete(run);
-      if (!endsAll) killTagged(tag, new Set([...running].map((each) => each.tag)));
+      if (!endsAll) await hunt(tag);
       await within(closed, PIPE_GRACE_MS);
       child.stdout?.destroy();
       child.stderr?.destroy();
@@ -248,7 +261,9 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
     },
     killAllNow() {
       for (const { child } of running) signalGroup(child, "SIGKILL");
-      for (const { tag, endsAll } of running) if (!endsAll) killTagged(tag, new Set());
+      for (const { tag, endsAll } of running) {
+        for (let round = 0; !endsAll && round < LAST_ROUNDS && killTagged(tag, new Set()) > 0; round++);
+      }
       isolated?.close();
     },
     async run(request) {
@@ -261,6 +276,11 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
       }
     },
   };
+}
+
+/** A directory for one command's temporary files; without one, it has to do with its workspace. */
+function makeTemporary(): Promise<string | undefined> {
+  return mkdtemp(join(tmpdir(), "mcp-command-")).catch(() => undefined);
 }
 
 function endOf(end: Pick<CommandResult, "exitCode" | "signal" | "stderr">) {

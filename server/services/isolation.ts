@@ -203,12 +203,15 @@ const NOTHING: Features = {
 /** Tries what the kernel allows this process, and makes of it the isolation that all commands get. */
 export async function createIsolation(options: IsolationOptions): Promise<Isolation> {
   const programs = options.programs && (await resolvePrograms(options.programs));
-  const home = await realpath(await mkdtemp(join(tmpdir(), "mcp-isolation-")));
-  const close = () => rmSync(home, { recursive: true, force: true });
+  const home = await makeDirectory("mcp-isolation-");
+  const close = () => {
+    if (home !== undefined) rmSync(home, { recursive: true, force: true });
+  };
   try {
-    const { tools, features, missing } = await findOnce(options);
+    const found = home === undefined ? findNothing(`${tmpdir()} cannot be written to`) : findOnce(options);
+    const { tools, features, missing } = await found;
     assertEnough(options, features, missing);
-    const wrapper = new Wrapper(tools, features, { ...options, programs, filters: home });
+    const wrapper = new Wrapper(tools, features, { ...options, programs, filters: home ?? "" });
     return {
       facts: Object.freeze({
         ...features,
@@ -253,7 +256,8 @@ async function findNothing(why: string): Promise<Findings> {
 
 async function find(network: boolean, toolPath: string | undefined): Promise<Findings> {
   if (process.platform !== "linux") return findNothing(`isolation is for Linux, not for ${process.platform}`);
-  const home = await realpath(await mkdtemp(join(tmpdir(), "mcp-isolation-trial-")));
+  const home = await makeDirectory("mcp-isolation-trial-");
+  if (home === undefined) return findNothing(`${tmpdir()} cannot be written to`);
   try {
     const missing: string[] = [];
     const tools = await findTools(toolPath);
@@ -261,6 +265,13 @@ async function find(network: boolean, toolPath: string | undefined): Promise<Fin
   } finally {
     rmSync(home, { recursive: true, force: true });
   }
+}
+
+async function makeDirectory(prefix: string): Promise<string | undefined> {
+  return mkdtemp(join(tmpdir(), prefix)).then(
+    (path) => realpath(path),
+    () => undefined,
+  );
 }
 
 function assertEnough({ mode, network }: IsolationOptions, features: Features, missing: readonly string[]): void {
@@ -474,7 +485,8 @@ class Wrapper {
   constructor(tools: Tools, features: Features, options: WrapperOptions) {
     this.#tools = tools;
     this.#features = features;
-    this.#options = options;
+    const hidden = options.hidden.filter((path) => existsSync(path)).map((path) => realpathSync(path));
+    this.#options = { ...options, hidden: [...new Set([...options.hidden, ...hidden])] };
     const { setpriv = "setpriv", unshare = "unshare", mount = "mount" } = tools;
     const fill = (script: string, parts: Record<string, string>) =>
       script.replace(/@(\w+)@/g, (whole, name: string) => parts[name] ?? whole);

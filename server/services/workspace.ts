@@ -98,6 +98,8 @@ export class WorkspaceError extends Error {
 /** Directory entries looked at by one listing or search; a bound on time, since trees have none. */
 const WALK_LIMIT = 20_000;
 const DEPTH_LIMIT = 64;
+/** Names in a path. What is nested deeper can still be deleted from above. */
+const LEVEL_LIMIT = 100;
 /** Bytes of files read by one text search. */
 const SEARCH_BYTES_LIMIT = 64 * 1024 * 1024;
 const LINES_PER_FILE = 20;
@@ -347,6 +349,10 @@ class DirectoryWorkspace implements Workspace {
     if (path.includes("\\")) throw new WorkspaceError(`${quote(path)} contains a backslash; separate names with "/".`);
     const inside = normalize(isAbsolute(path) ? relative(this.root, path) : path).replace(/\/+$/, "");
     if (inside === ".." || inside.startsWith(`..${sep}`) || isAbsolute(inside)) throw outside(path);
+    const levels = inside.split(sep).length;
+    if (levels > LEVEL_LIMIT) {
+      throw new WorkspaceError(`${quote(brief(path))} has ${levels} levels, and paths have at most ${LEVEL_LIMIT}.`);
+    }
     return inside === "" ? "." : inside;
   }
 
@@ -624,6 +630,7 @@ function assertOutsideOf(source: string, destination: string, from: string, to: 
 }
 
 const quote = (path: string): string => JSON.stringify(path);
+const brief = (path: string): string => (path.length > 200 ? `${path.slice(0, 200)}...` : path);
 const missing = (path: string) =>
   new WorkspaceError(`${quote(path)} does not exist in the workspace; list the directory to see what does.`);
 const occupied = (path: string) =>
@@ -662,8 +669,7 @@ function mendable(error: unknown, path: string): unknown {
   if (error instanceof QuotaExceeded) return new WorkspaceError(`${quote(path)} was not written: ${error.message}`);
   const sentence = MENDABLE[codeOf(error)];
   if (sentence === undefined) return error;
-  const shown = path.length > 200 ? `${path.slice(0, 200)}...` : path;
-  return new WorkspaceError(sentence(quote(shown)), { cause: error });
+  return new WorkspaceError(sentence(quote(brief(path))), { cause: error });
 }
 
 function throwAsMendable(path: string): (error: unknown) => never {

@@ -1,12 +1,14 @@
 import { mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
+import { LOCAL_CALLER } from "../../server/auth/authenticate.ts";
+import type { Role } from "../../server/config.ts";
 import { openWorkspace, type Workspace } from "../../server/services/workspace.ts";
 import { type ToolContext, ToolFailure } from "../../server/tools/define-tool.ts";
 import { executeCommand } from "../../server/tools/execute-command.ts";
 import { temporaryDirectory } from "./running-app.ts";
 import { isRunning, sleepMark } from "./running-processes.ts";
-import { commandRunner, contextWith } from "./tool-context.ts";
+import { commandRunner, contextWith, limitsOf } from "./tool-context.ts";
 
 let workspace: Workspace;
 let root: string;
@@ -165,6 +167,36 @@ describe("a command is killed, with all it started,", () => {
     expect(result.durationMs).toBeLessThan(5000);
     await expect.poll(() => isRunning(mark)).toBe(false);
   });
+});
+
+test("each role has its own limits", async () => {
+  const { admin } = limitsOf();
+  const limits = { admin, operator: { ...admin, timeoutSeconds: 5 }, reader: { ...admin, timeoutSeconds: 1 } };
+  const commands = { ...commandRunner(), limits };
+  const as = (role: Role, timeout: number) =>
+    executeCommand.call(
+      { command: "echo ran", timeout },
+      contextWith({ workspace, commands, caller: { ...LOCAL_CALLER, role } }),
+    );
+  expect(await as("operator", 5)).toMatchObject({ stdout: "ran\n" });
+  expect((await failureOf(as("operator", 6))).message).toContain("for at most 5 seconds");
+  expect((await failureOf(as("reader", 2))).message).toContain("for at most 1 seconds");
+});
+
+test("callers do not use up what is everybody's", async () => {
+  const commands = commandRunner({ inAll: 2, limits: { concurrency: 2 } });
+  const as = (subject: string, command: string, signal?: AbortSignal) =>
+    executeCommand.call(
+      { command },
+      contextWith({ workspace, commands, caller: { ...LOCAL_CALLER, subject }, ...(signal && { signal }) }),
+    );
+  const stop = new AbortController();
+  const busy = ["ada", "bob"].map((subject) => failureOf(as(subject, "sleep 100", stop.signal)));
+  await expect.poll(() => commands.running).toBe(2);
+  expect((await failureOf(as("eve", "true"))).message).toContain("2 commands run already, the most this server runs");
+  stop.abort();
+  await Promise.all(busy);
+  expect(await as("eve", "true")).toMatchObject({ exitCode: 0 });
 });
 
 describe("refusals name the value and the mend", () => {

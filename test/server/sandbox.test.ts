@@ -1,4 +1,4 @@
-import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, realpath, rm, writeFile } from "node:fs/promises";
 import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
@@ -16,13 +16,18 @@ import { commandRunner, contextWith, isolation } from "./tool-context.ts";
  * that is missing here is skipped, and says so; SANDBOX_TOOLS may name a directory with a newer util-linux.
  */
 
-/** A directory whose `unshare` never works, as under Kubernetes' default seccomp profile. */
-async function withoutNamespaces(): Promise<string> {
+/** A tool path on which `name` is a script of ours. */
+async function toolsWith(name: string, script: string): Promise<string> {
   const directory = await mkdtemp("/var/tmp/mcp-tools-");
-  await writeFile(join(directory, "unshare"), "#!/bin/sh\necho 'unshare: Operation not permitted' >&2; exit 1\n");
-  await chmod(join(directory, "unshare"), 0o755);
+  made.push(directory);
+  await writeFile(join(directory, name), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
   return process.env.SANDBOX_TOOLS === undefined ? directory : `${directory}:${process.env.SANDBOX_TOOLS}`;
 }
+const made: string[] = [];
+afterAll(() => Promise.all(made.map((directory) => rm(directory, { recursive: true, force: true }))));
+
+/** Where `unshare` never works, as under Kubernetes' default seccomp profile. */
+const withoutNamespaces = () => toolsWith("unshare", "echo 'unshare: Operation not permitted' >&2; exit 1");
 
 const VARIANTS: readonly [string, () => Promise<Partial<IsolationOptions>>][] = [
   ["with all that the kernel allows", async () => ({})],
@@ -323,6 +328,21 @@ describe.runIf(process.platform === "linux")("isolation", () => {
         expect([network, stdout]).toEqual([network, network ? "connected\n" : ""]);
       }
     }
+  });
+
+  test("does without a /proc of the command's own where the container masks its", async ({ skip }) => {
+    const { facts } = await isolation();
+    if (!facts.ownProc) skip(facts.missing.join("; "));
+    const toolPath = await toolsWith("mount", 'case "$*" in *"-t proc"*) exit 1;; esac\nexec /usr/bin/mount "$@"');
+    const isolated = await isolation({ toolPath });
+    onTestFinished(() => isolated.close());
+    expect(isolated.facts).toMatchObject({ namespaces: true, ownProc: false });
+    const workspace = await openWorkspace(await temporaryDirectory(), { fileSizeLimit: 1024 });
+    const commands = commandRunner({ isolation: Promise.resolve(isolated) });
+    const server = `/proc/${process.pid}`;
+    const command = `cat ${server}/environ; readlink ${server}/cwd ${server}/fd/0; kill -URG ${process.pid} && echo signalled`;
+    const result = await executeCommand.call({ command }, contextWith({ workspace, commands }));
+    expect(result).toMatchObject({ stdout: "" });
   });
 
   test("that is required and cannot be had is an error that says why", async ({ skip }) => {
