@@ -19,8 +19,20 @@ const LOWEST = 2 ** 46;
 const PER_SERVER = 2 ** 26;
 const FIRST = LOWEST + randomInt(2 ** 20) * PER_SERVER;
 
-export function newTag(): Tag {
-  return FIRST + randomInt(PER_SERVER);
+/** Of commands that are running. */
+const inUse = new Set<Tag>();
+
+/** A tag for one command, in use until {@link releaseTag}. */
+export function takeTag(): Tag {
+  const tag = FIRST + randomInt(PER_SERVER);
+  if (inUse.has(tag)) return takeTag();
+  inUse.add(tag);
+  return tag;
+}
+
+/** From here on, whatever bears the tag is left over. */
+export function releaseTag(tag: Tag): void {
+  inUse.delete(tag);
 }
 
 /** What a command's processes have used and hold. */
@@ -84,13 +96,13 @@ export function proportionalBytes(pids: readonly number[]): number {
 }
 
 /**
- * Kills every process that bears `tag`, and those whose tag is no running command's. One round: a process may fork
- * between being seen and being killed, so it is to be called until it returns 0, the number of those killed.
+ * Kills every process whose tag is no running command's. One round: a process may fork between being seen and being
+ * killed, so it is to be called until it returns 0, the number of those killed.
  */
-export function killTagged(tag: Tag, running: ReadonlySet<Tag>): number {
+export function killLeftovers(): number {
   let killed = 0;
   for (const [found, pids] of taggedProcesses()) {
-    if (found !== tag && (running.has(found) || !(alone() || isOurs(found)))) continue;
+    if (inUse.has(found) || !(alone() || isOurs(found))) continue;
     for (const pid of pids) killed += kill(pid) ? 1 : 0;
   }
   return killed;

@@ -4,7 +4,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import type { CommandLimits, Role } from "../config.ts";
-import { killTagged, newTag, proportionalBytes, type Tag, taggedProcesses, usageOf } from "./command-processes.ts";
+import {
+  killLeftovers,
+  proportionalBytes,
+  releaseTag,
+  type Tag,
+  taggedProcesses,
+  takeTag,
+  usageOf,
+} from "./command-processes.ts";
 import { type Isolation, KILLED_INSIDE } from "./isolation.ts";
 import { removeTree } from "./remove-tree.ts";
 import { wholeCharactersFromStart, wholeCharactersToEnd } from "./utf8.ts";
@@ -118,10 +126,7 @@ const LAST_ROUNDS = 5;
 interface Run {
   readonly child: ChildProcess;
   readonly tag: Tag;
-  readonly caller: string;
   readonly limits: CommandLimits;
-  /** Whether killing its process group ends everything it started. */
-  readonly endsAll: boolean;
   stop(why: Kill, how?: "term" | "kill"): void;
 }
 
@@ -165,19 +170,12 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
     for (const run of running) enforceTotals(run, processes.get(run.tag) ?? []);
   }
 
-  /** Kills what the command left behind, for as long as it forks no faster than it is killed. */
-  async function hunt(tag: Tag): Promise<void> {
-    const until = performance.now() + HUNT_MS;
-    const others = () => new Set([...running].map((each) => each.tag));
-    while (killTagged(tag, others()) > 0 && performance.now() < until) await setImmediate();
-  }
-
   async function runAdmitted(request: CommandRequest, most: CommandLimits): Promise<CommandResult> {
     const ready = await isolation;
     const { needsTemporary, endsAll } = ready;
     request.signal.throwIfAborted();
     const started = performance.now();
-    const tag = newTag();
+    const tag = takeTag();
     const timeoutSeconds = request.timeoutSeconds ?? most.timeoutSeconds;
     const temporary = needsTemporary ? await makeTemporary() : undefined;
     const stdout = captureOf(most.outputBytes);
@@ -196,7 +194,7 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
         signalGroup(child, "SIGTERM");
         hardKill = setTimeout(() => signalGroup(child, "SIGKILL"), TERM_GRACE_MS);
       };
-      run = { child, tag, caller: request.caller, limits: most, endsAll, stop };
+      run = { child, tag, limits: most, stop };
       running.add(run);
       watch ??= setInterval(watchAll, WATCH_MS).unref();
 
@@ -224,7 +222,8 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
       // Background children may hold the pipes and outlive the shell; neither is allowed.
       signalGroup(child, "SIGKILL");
       running.delete(run);
-      if (!endsAll) await hunt(tag);
+      releaseTag(tag);
+      if (!endsAll) await hunt();
       await within(closed, PIPE_GRACE_MS);
       child.stdout?.destroy();
       child.stderr?.destroy();
@@ -240,6 +239,7 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
       clearTimeout(hardKill);
       request.signal.removeEventListener("abort", onAbort);
       if (run !== undefined) running.delete(run);
+      releaseTag(tag);
       if (running.size === 0) {
         clearInterval(watch);
         watch = undefined;
@@ -261,9 +261,8 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
     },
     killAllNow() {
       for (const { child } of running) signalGroup(child, "SIGKILL");
-      for (const { tag, endsAll } of running) {
-        for (let round = 0; !endsAll && round < LAST_ROUNDS && killTagged(tag, new Set()) > 0; round++);
-      }
+      for (const { tag } of running) releaseTag(tag);
+      if (isolated?.endsAll === false) for (let round = 0; round < LAST_ROUNDS && killLeftovers() > 0; round++);
       isolated?.close();
     },
     async run(request) {
@@ -288,6 +287,12 @@ function endOf(end: Pick<CommandResult, "exitCode" | "signal" | "stderr">) {
   if (exitCode !== 1 || !stderr.text.endsWith(KILLED_INSIDE)) return end;
   const text = stderr.text.slice(0, -KILLED_INSIDE.length);
   return { exitCode: null, signal: "SIGKILL", stderr: { ...stderr, text } };
+}
+
+/** Kills what commands left behind, for as long as it is killed faster than it forks. */
+async function hunt(): Promise<void> {
+  const until = performance.now() + HUNT_MS;
+  while (killLeftovers() > 0 && performance.now() < until) await setImmediate();
 }
 
 function enforceTotals({ limits, stop }: Run, pids: readonly number[]): void {
