@@ -142,9 +142,11 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
   let admittedInAll = 0;
   let watch: NodeJS.Timeout | undefined;
   let isolated: Isolation | undefined;
+  let ended = false;
   isolation.then(
     (found) => {
       isolated = found;
+      if (ended) found.close();
     },
     // For whoever awaits it.
     () => {},
@@ -263,6 +265,7 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
       for (const { child } of running) signalGroup(child, "SIGKILL");
       for (const { tag } of running) releaseTag(tag);
       if (isolated?.endsAll === false) for (let round = 0; round < LAST_ROUNDS && killLeftovers() > 0; round++);
+      ended = true;
       isolated?.close();
     },
     async run(request) {

@@ -3,6 +3,7 @@ import {
   closeSync,
   constants,
   existsSync,
+  mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -203,32 +204,18 @@ const NOTHING: Features = {
 /** Tries what the kernel allows this process, and makes of it the isolation that all commands get. */
 export async function createIsolation(options: IsolationOptions): Promise<Isolation> {
   const programs = options.programs && (await resolvePrograms(options.programs));
-  const home = await makeDirectory("mcp-isolation-");
-  const close = () => {
-    if (home !== undefined) rmSync(home, { recursive: true, force: true });
+  const { tools, features, missing } = await findOnce(options);
+  assertEnough(options, features, missing);
+  const wrapper = new Wrapper(tools, features, { ...options, programs });
+  return {
+    facts: Object.freeze({ ...features, network: options.network ? "open" : "none", missing }),
+    programs,
+    wrap: (launch) => wrapper.wrap(launch),
+    path: COMMAND_PATH,
+    endsAll: features.namespaces,
+    needsTemporary: !features.namespaces,
+    close: () => wrapper.close(),
   };
-  try {
-    const found = home === undefined ? findNothing(`${tmpdir()} cannot be written to`) : findOnce(options);
-    const { tools, features, missing } = await found;
-    assertEnough(options, features, missing);
-    const wrapper = new Wrapper(tools, features, { ...options, programs, filters: home ?? "" });
-    return {
-      facts: Object.freeze({
-        ...features,
-        network: options.network ? "open" : "none",
-        missing,
-      }),
-      programs,
-      wrap: (launch) => wrapper.wrap(launch),
-      path: COMMAND_PATH,
-      endsAll: features.namespaces,
-      needsTemporary: !features.namespaces,
-      close,
-    };
-  } catch (error) {
-    close();
-    throw error;
-  }
 }
 
 interface Findings {
@@ -258,12 +245,16 @@ async function find(network: boolean, toolPath: string | undefined): Promise<Fin
   if (process.platform !== "linux") return findNothing(`isolation is for Linux, not for ${process.platform}`);
   const home = await makeDirectory("mcp-isolation-trial-");
   if (home === undefined) return findNothing(`${tmpdir()} cannot be written to`);
+  const remove = () => rmSync(home, { recursive: true, force: true });
+  // A process may end before it has found out.
+  process.once("exit", remove);
   try {
     const missing: string[] = [];
     const tools = await findTools(toolPath);
     return { tools, features: await findFeatures(tools, home, network, missing), missing };
   } finally {
-    rmSync(home, { recursive: true, force: true });
+    process.off("exit", remove);
+    remove();
   }
 }
 
@@ -469,8 +460,8 @@ interface WrapperOptions {
   readonly workspaces: string;
   readonly hidden: readonly string[];
   readonly programs: ReadonlyMap<string, string> | undefined;
-  /** Directory for filter files. */
-  readonly filters: string;
+  /** Directory for filter files; without one, one is made when the first is written. */
+  readonly filters?: string;
 }
 
 /** Makes command lines of the features that work. */
@@ -480,6 +471,7 @@ class Wrapper {
   readonly #options: WrapperOptions;
   readonly #namespaceScript: string;
   readonly #mountsScript: string;
+  #directory: string | undefined;
   #filter: { readonly file: string; readonly protects: string } | undefined;
 
   constructor(tools: Tools, features: Features, options: WrapperOptions) {
@@ -602,11 +594,22 @@ class Wrapper {
     if (this.#filter?.protects !== protects) {
       const filter = syscallFilter({ protectedIds, network: this.#options.network || outside, ...ownGroup() });
       if (filter === undefined) throw new Error("No system call filter can be made for this processor.");
-      const file = join(this.#options.filters, `filter-${process.hrtime.bigint()}`);
+      const directory = this.#options.filters ?? this.#ownDirectory();
+      const file = join(directory, `filter-${process.hrtime.bigint()}`);
       writeFileSync(file, filter, { mode: 0o600 });
       this.#filter = { file, protects };
     }
     return ["--no-new-privs", "--seccomp-filter", this.#filter.file];
+  }
+
+  #ownDirectory(): string {
+    this.#directory ??= mkdtempSync(join(tmpdir(), "mcp-isolation-"));
+    return this.#directory;
+  }
+
+  /** Removes what was written; nothing can be wrapped from here on. */
+  close(): void {
+    if (this.#directory !== undefined) rmSync(this.#directory, { recursive: true, force: true });
   }
 
   /**
