@@ -33,8 +33,8 @@ export interface CommandRequest {
   /** Bytes of the largest file it may write, where that is less than the role's limit. */
   readonly fileBytes?: number | undefined;
   readonly signal: AbortSignal;
-  /** Told of the output as it comes. */
-  readonly onOutput?: (stream: "stdout" | "stderr", chunk: Buffer) => void;
+  /** Hears of output as it comes, before any of it is dropped. Must neither throw nor take long. */
+  readonly onOutput?: ((stream: "stdout" | "stderr", chunk: Buffer) => void) | undefined;
 }
 
 /** One output stream: its head and its tail when it was longer than the limit. */
@@ -205,11 +205,10 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
       if (request.signal.aborted) onAbort();
 
       const floodBytes = most.outputBytes * FLOOD_FACTOR;
-      for (const [name, capture] of [
-        ["stdout", stdout],
-        ["stderr", stderr],
+      for (const [stream, capture, name] of [
+        [child.stdout, stdout, "stdout"],
+        [child.stderr, stderr, "stderr"],
       ] as const) {
-        const stream = child[name];
         stream?.on("data", (chunk: Buffer) => {
           capture.add(chunk);
           request.onOutput?.(name, chunk);
