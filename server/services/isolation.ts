@@ -401,7 +401,7 @@ async function findFeatures(tools: Tools, home: string, network: boolean, missin
   missing.push(
     tight.output === ""
       ? "limit of processes: it counts processes of this user that are out of sight, in other containers"
-      : "limit of processes: the kernel exempts the superuser from it",
+      : `limit of processes: ${process.getuid?.() === 0 ? "the kernel exempts the superuser from it" : "it did not hold in a trial"}`,
   );
   return features;
 }
