@@ -1,10 +1,11 @@
 import { readFileSync } from "node:fs";
+import { dirname } from "node:path";
 import helmet from "@fastify/helmet";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import { z } from "zod";
 import { createAuthenticate } from "./auth/authenticate.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
-import type { Config } from "./config.ts";
+import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
@@ -14,9 +15,10 @@ import { prompts as allPrompts } from "./prompts/index.ts";
 import { resourceSources } from "./resources/index.ts";
 import type { ResourceSource } from "./resources/resource-source.ts";
 import { createCommandRunner } from "./services/commands.ts";
+import { createIsolation, type Isolation } from "./services/isolation.ts";
 import { createRuntime } from "./services/runtime.ts";
 import { createFileWatch } from "./services/watch.ts";
-import { openWorkspace, type Workspace } from "./services/workspace.ts";
+import { openWorkspaces, type Workspaces } from "./services/workspaces.ts";
 import type { Services, Tool } from "./tools/define-tool.ts";
 import { tools as allTools } from "./tools/index.ts";
 
@@ -58,14 +60,20 @@ export async function buildCore({
   prompts = allPrompts,
   sources = resourceSources(createFileWatch()),
 }: BuildOptions): Promise<Core> {
+  const workspaces = await openConfiguredWorkspaces(config, log);
+  const isolation = findIsolation(config, workspaces, log);
+  // Finding out takes longer than all else here, and most of what is asked of it can wait for the first command.
+  if (mustHold(config)) await isolation;
+  const runtime = createRuntime(config.MCP_SERVER_NAME, packageVersion());
   const services: Services = {
-    workspace: await openConfiguredWorkspace(config),
+    workspaces,
     commands: createCommandRunner({
-      timeoutSeconds: config.COMMAND_TIMEOUT_SECONDS,
-      outputBytes: config.COMMAND_OUTPUT_LIMIT_BYTES,
+      limits: withinMemory(commandLimits(config), runtime.usage().memory.limit),
       concurrency: config.COMMAND_CONCURRENCY,
+      shell: config.COMMAND_SHELL,
+      isolation,
     }),
-    runtime: createRuntime(config.MCP_SERVER_NAME, packageVersion()),
+    runtime,
   };
   const metrics = createMetrics(tools.map((tool) => tool.name));
   const resultLimit = config.RESULT_LIMIT_BYTES;
@@ -105,18 +113,72 @@ export async function buildApp(options: BuildOptions): Promise<App> {
   return { app, operator, readiness, mcp, services };
 }
 
-async function openConfiguredWorkspace({ WORKSPACE_PATH, FILE_SIZE_LIMIT_BYTES }: Config): Promise<Workspace> {
+/** What a caller's own workspace may hold, unless the configuration says otherwise. */
+const OWN_QUOTA = { bytes: 1024 ** 3, files: 100_000 };
+
+async function openConfiguredWorkspaces(config: Config, log: FastifyBaseLogger): Promise<Workspaces> {
+  const { WORKSPACE_PATH: path, WORKSPACE_QUOTA_BYTES: bytes, WORKSPACE_QUOTA_FILES: files } = config;
   try {
-    return await openWorkspace(WORKSPACE_PATH, { fileSizeLimit: FILE_SIZE_LIMIT_BYTES });
+    return await openWorkspaces({
+      path,
+      fileSizeLimit: config.FILE_SIZE_LIMIT_BYTES,
+      quotas: {
+        own: { bytes: bytes ?? OWN_QUOTA.bytes, files: files ?? OWN_QUOTA.files },
+        plain: { bytes, files },
+      },
+      // The plain workspace is somebody's own directory; nothing in it was made by this server.
+      retentionDays: config.AUTH_MODE === "none" ? 0 : config.WORKSPACE_RETENTION_DAYS,
+      onSwept: (workspaces) => {
+        if (workspaces.length > 0) log.info({ event: "workspaces.removed", workspaces });
+      },
+      onSweepFailed: (error) => log.warn({ event: "workspaces.sweep.failed", err: error }),
+    });
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
-    throw new Error(
-      `WORKSPACE_PATH=${WORKSPACE_PATH} cannot be used (${why}); name a directory that this user may write.`,
-      {
-        cause,
-      },
-    );
+    throw new Error(`WORKSPACE_PATH=${path} cannot be used (${why}); name a directory that this user may write.`, {
+      cause,
+    });
   }
+}
+
+/** Finds out what keeps commands apart here, and says so in the log. */
+function findIsolation(config: Config, { root }: Workspaces, log: FastifyBaseLogger): Promise<Isolation> {
+  const token = process.env.AZURE_FEDERATED_TOKEN_FILE;
+  const isolation = createIsolation({
+    mode: config.COMMAND_ISOLATION,
+    network: config.COMMAND_NETWORK,
+    workspaces: root,
+    hidden: [...config.COMMAND_HIDDEN_PATHS, ...(token === undefined ? [] : [dirname(token)])],
+    programs: config.COMMAND_ALLOWED_PROGRAMS,
+  });
+  isolation.then(
+    ({ facts }) => log.info({ event: "isolation.found", ...facts }),
+    (error: unknown) => log.error({ event: "isolation.failed", err: error }),
+  );
+  return isolation;
+}
+
+/** Whether a server that cannot isolate commands as configured must not start. */
+function mustHold({ COMMAND_ISOLATION, COMMAND_NETWORK, COMMAND_ALLOWED_PROGRAMS }: Config): boolean {
+  return COMMAND_ISOLATION === "required" || !COMMAND_NETWORK || COMMAND_ALLOWED_PROGRAMS !== undefined;
+}
+
+/** Memory that the server itself needs. Bytes. */
+const SERVER_MEMORY = 256 * 1024 * 1024;
+/** A command gets no less, whatever the container has. */
+const LEAST_MEMORY = 64 * 1024 * 1024;
+
+/**
+ * Limits that one command alone cannot break the container's with: when a container's memory runs out, Kubernetes ends
+ * all of it, server included.
+ */
+function withinMemory(
+  limits: Readonly<Record<Role, CommandLimits>>,
+  available: number,
+): Readonly<Record<Role, CommandLimits>> {
+  const most = Math.max(LEAST_MEMORY, available - SERVER_MEMORY);
+  const bounded = (each: CommandLimits) => ({ ...each, memoryBytes: Math.min(each.memoryBytes, most) });
+  return { reader: bounded(limits.reader), operator: bounded(limits.operator), admin: bounded(limits.admin) };
 }
 
 async function listener(log: FastifyBaseLogger): Promise<FastifyInstance> {

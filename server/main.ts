@@ -4,10 +4,12 @@ import { pino } from "pino";
 import { buildApp } from "./app.ts";
 import { type Config, EnvironmentError, parseEnvironment } from "./config.ts";
 import { createLogger } from "./observability/logging.ts";
+import { closeInheritedDescriptors } from "./services/descriptors.ts";
 import { shutDown } from "./shutdown.ts";
 
 /* The HTTP entry: reads the environment, listens, and ends on SIGTERM or SIGINT. */
 
+closeInheritedDescriptors();
 const config = readConfig();
 const log = createLogger(config, pino.destination({ dest: 1, sync: true }));
 

@@ -5,6 +5,7 @@ import { LOCAL_CALLER } from "./auth/authenticate.ts";
 import { EnvironmentError, parseEnvironment } from "./config.ts";
 import { serveConnection } from "./mcp/connection.ts";
 import { createLogger } from "./observability/logging.ts";
+import { closeInheritedDescriptors } from "./services/descriptors.ts";
 
 /*
  * The stdio entry, for a client that starts the server itself. The caller is whoever started the process. Standard
@@ -12,6 +13,7 @@ import { createLogger } from "./observability/logging.ts";
  */
 
 try {
+  closeInheritedDescriptors();
   const config = parseEnvironment(process.env);
   const log = createLogger(config, pino.destination({ dest: 2, sync: true }));
   const { protocol, services } = await buildCore({ config, log });

@@ -75,8 +75,8 @@ const ANSWER_TIMEOUT_MS = 5 * 60_000;
 
 const INSTRUCTIONS =
   "Tools for working in a workspace on this server: run commands, work with files, look at the server itself. " +
-  "Paths are relative to the workspace; its files are resources too, as workspace:/// and the path. No other state is " +
-  "kept between calls. Long results come in parts that name the next one.";
+  "Paths are relative to the workspace, which all your calls share; its files are resources too, as workspace:/// and " +
+  "the path. No other state is kept between calls. Long results come in parts that name the next one.";
 
 /** Serves the protocol's methods, of every era and over every transport, by the SDK's low-level `Server`. */
 export function createProtocol(options: ProtocolOptions): Protocol {
@@ -112,7 +112,10 @@ export function createProtocol(options: ProtocolOptions): Protocol {
     inputRequired: { roundTimeoutMs: ANSWER_TIMEOUT_MS },
   };
 
-  const contextOf = async (caller: Caller): Promise<Omit<CallContext, "signal">> => ({ ...services, caller, log });
+  const { workspaces, ...shared } = services;
+  const contextOf = async (caller: Caller): Promise<Omit<CallContext, "signal">> => {
+    return { ...shared, workspace: await workspaces.of(caller), caller, log };
+  };
 
   return {
     parameterHeaders: createParameterHeaders(tools),

@@ -61,9 +61,13 @@ export const operatorPages = fastifyPlugin(
       phase: readiness.phase,
       server: { name: services.runtime.name, version: services.runtime.version },
       ...services.runtime.usage(),
-      commands: { running: services.commands.running, concurrency: services.commands.limits.concurrency },
+      commands: { running: services.commands.running, concurrency: services.commands.concurrency },
+      isolation: await services.commands.isolation.then(
+        ({ facts }) => facts,
+        (error: unknown) => ({ unavailable: error instanceof Error ? error.message : String(error) }),
+      ),
       authentication: config.AUTH_MODE,
-      workspace: await services.workspace.space().catch(() => "unavailable"),
+      workspace: await services.workspaces.space().catch(() => "unavailable"),
       // Whether each is configured; addresses are the configuration's to tell.
       backing: {
         keyVault: configured(config.KEY_VAULT_URL),

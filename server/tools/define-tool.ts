@@ -1,13 +1,12 @@
 import type { CallToolResult, Icon } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
 import { z } from "zod";
+import type { Role } from "../config.ts";
 import type { CommandRunner } from "../services/commands.ts";
 import type { Runtime } from "../services/runtime.ts";
 import type { Workspace } from "../services/workspace.ts";
+import type { Workspaces } from "../services/workspaces.ts";
 import type { ClientChannel } from "./client-channel.ts";
-
-/** What a caller must be allowed to do before a tool runs for it. */
-export type Role = "reader" | "operator" | "admin";
 
 /** Who calls, as far as the server knows. */
 export interface Caller {
@@ -15,20 +14,26 @@ export interface Caller {
   readonly subject: string;
   /** How the caller proved it. */
   readonly method: "local" | "none" | "api-key";
+  /** Entra tenant of the subject, where there is one. */
+  readonly tenant?: string;
+  /** What the caller may do, and whose limits hold for it. */
+  readonly role: Role;
   /** First 8 hex digits of the SHA-256 of the caller's key: enough to name it, too little to guess it. */
   readonly keyId?: string;
 }
 
 /** What tools stand on; made once a process. */
 export interface Services {
-  readonly workspace: Workspace;
+  readonly workspaces: Workspaces;
   readonly commands: CommandRunner;
   readonly runtime: Runtime;
 }
 
 /** What one request gets beside its parameters, whatever it asks for. */
-export interface CallContext extends Services {
+export interface CallContext extends Omit<Services, "workspaces"> {
   readonly caller: Caller;
+  /** The caller's own. */
+  readonly workspace: Workspace;
   /** Aborts when the caller cancels or goes away. */
   readonly signal: AbortSignal;
   readonly log: FastifyBaseLogger;

@@ -129,10 +129,16 @@ describe("a question to the user", () => {
   const remove = { name: "file_operation", arguments: { operation: "delete", path: "build", recursive: true } };
 
   async function asked(env: Record<string, string> = {}, headers: Record<string, string> = {}) {
-    const [first, second, workspace] = await replicas(env);
-    await mkdir(join(workspace, "build"));
-    await writeFile(join(workspace, "build/a"), "");
+    const [first, second] = await replicas(env);
     const session = await sessionOf(first, { elicitation: {} }, headers);
+    // By the caller itself, whose workspace may be one of its own.
+    for (const file of [
+      { operation: "mkdir", path: "build" },
+      { operation: "write", path: "build/a", content: "" },
+    ]) {
+      const made = await first.app.inject(rpc("tools/call", { name: "file_operation", arguments: file }, session));
+      expect(messageIn(made.body).result).not.toHaveProperty("isError", true);
+    }
     const url = await listening(second);
     const call = await stream(url, post({ id: 7, method: "tools/call", params: remove }, session));
     await expect.poll(() => call.events.length).toBe(1);

@@ -70,6 +70,12 @@ describe("the image", () => {
     expect(instructions).toContain("COPY --from=node --chmod=0711 /usr/local/bin/node /usr/local/bin/node");
   });
 
+  test("has what keeps commands apart", () => {
+    expect(instructions.join("\n")).toMatch(/apt-get install [^&]*\bmount\b[^&]*\btini\b[^&]*\butil-linux\b/);
+    // Debian 13 is the first with a setpriv that knows Landlock and seccomp.
+    expect(text("Dockerfile")).toMatch(/RUNTIME_IMAGE=.*debian:(trixie|forky|duke)-slim/);
+  });
+
   test("exposes the ports that the server listens on by default", () => {
     const { PORT, METRICS_PORT } = parseEnvironment({});
     expect(last("EXPOSE")).toBe(`${PORT} ${METRICS_PORT}`);
