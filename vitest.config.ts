@@ -1,11 +1,20 @@
 import { defineConfig } from "vitest/config";
 
+const processes = ["test/engine/**/*.test.ts", "test/server/**/*.test.ts", "test/conformance/**/*.test.ts"];
+
 export default defineConfig({
   test: {
-    include: ["test/**/*.test.ts"],
-    testTimeout: 20_000,
-    hookTimeout: 30_000,
-    // Processes that start beside many others take longer than the second that vitest gives them.
-    expect: { poll: { timeout: 10_000 } },
+    // Most files wait for processes that they start: a core each, where the default leaves one idle.
+    maxWorkers: "100%",
+    // Generous: a bound for what hangs, not for how busy the machine is.
+    testTimeout: 60_000,
+    expect: { poll: { timeout: 20_000 } },
+    hookTimeout: 60_000,
+    projects: [
+      // What a process owns (open files, signals) is the subject there.
+      { extends: true, test: { name: "processes", include: processes } },
+      // Pulumi and the cluster's schemas take seconds to load: once a worker, not once a file. Files share no state.
+      { extends: true, test: { name: "plans", include: ["test/**/*.test.ts"], exclude: processes, isolate: false } },
+    ],
   },
 });

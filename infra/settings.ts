@@ -43,7 +43,7 @@ export interface Settings {
   /** Absent: the server keeps cache and rate limits in memory, which one replica can. */
   readonly cache?: { readonly sku: string; readonly highAvailability: boolean };
   readonly workspace: { readonly kind: "nfs" | "emptyDir"; readonly sizeGiB: number };
-  readonly server: { readonly replicas: Range };
+  readonly server: { readonly replicas: Range; readonly commands: Commands };
   readonly keda: { readonly role: "queue-reader" | "receiver" };
 }
 
@@ -56,6 +56,14 @@ export type ManagementPlanes =
 export type CertificateIssuer = "letsencrypt-staging" | "letsencrypt-prod";
 export type Range = { readonly min: number; readonly max: number };
 export type NodePool = Range & { readonly vmSize: string };
+/** What `execute_command` may do; docs/sandbox.md says how it is held. */
+export interface Commands {
+  /** `required`: a server that cannot isolate commands does not start. */
+  readonly isolation: "required" | "auto";
+  readonly network: boolean;
+  /** The only programs that callers may run, without a shell; absent: whatever a shell can start. */
+  readonly programs?: readonly string[];
+}
 export type Admin = { readonly type: "User" | "Group" | "ServicePrincipal"; readonly objectId: string };
 
 /** All faults of a stack's file at once. Shown by Pulumi without a stack trace. */
@@ -89,6 +97,9 @@ const PROFILES = {
     cacheHighAvailability: "off",
     workspace: "nfs",
     replicas: "1-1",
+    commandIsolation: "auto",
+    commandNetwork: "on",
+    commandPrograms: "any",
     certificateIssuer: "letsencrypt-staging",
     protect: "off",
   },
@@ -108,6 +119,9 @@ const PROFILES = {
     cacheHighAvailability: "off",
     workspace: "nfs",
     replicas: "2-6",
+    commandIsolation: "auto",
+    commandNetwork: "on",
+    commandPrograms: "any",
     certificateIssuer: "letsencrypt-prod",
     protect: "off",
   },
@@ -127,6 +141,11 @@ const PROFILES = {
     cacheHighAvailability: "on",
     workspace: "nfs",
     replicas: "2-20",
+    commandIsolation: "required",
+    commandNetwork: "off",
+    // What Debian's base image has for looking at files and working with text.
+    commandPrograms:
+      "basename,cat,cmp,comm,cp,cut,date,diff,dirname,du,echo,find,grep,head,ls,mkdir,mv,paste,printf,realpath,rm,sed,sha256sum,sort,stat,tail,touch,tr,uniq,wc",
     certificateIssuer: "letsencrypt-prod",
     protect: "on",
   },
@@ -342,6 +361,12 @@ const StackFile = z.object({
   // Premium file shares start at 100 GiB and end at 100 TiB.
   workspaceSizeGiB: integer(100, 102_400, "GiB").default(100),
   replicas: z.union([z.literal(BY_PROFILE), range(1, 100, "replicas")]).default(BY_PROFILE),
+  commandIsolation: byProfile("required", "auto"),
+  commandNetwork: byProfile("on", "off"),
+  commandPrograms: text(
+    /^[A-Za-z0-9/._+-]+(,[A-Za-z0-9/._+-]+)*$/,
+    'is neither "any" nor a list of programs; write them like "cat,grep,/opt/tools/lint"',
+  ).default(BY_PROFILE),
   kedaRole: oneOf("queue-reader", "receiver").default("queue-reader"),
 });
 
@@ -399,14 +424,15 @@ function isProfile(name: string): name is keyof typeof PROFILES {
 function complete(stack: string, file: File, profile: Profile, faults: string[]): Settings {
   const choose = <K extends keyof Profile & keyof File>(key: K) =>
     (file[key] === BY_PROFILE ? profile[key] : file[key]) as Exclude<File[K], typeof BY_PROFILE>;
-  const on = (key: "privateEndpoints" | "protect" | "keyVaultPurgeProtection" | "cacheHighAvailability") =>
-    choose(key) === "on";
+  type Switch = "privateEndpoints" | "protect" | "keyVaultPurgeProtection" | "cacheHighAvailability" | "commandNetwork";
+  const on = (key: Switch) => choose(key) === "on";
   const pool = (value: Range | string): Range =>
     typeof value === "string" ? range(1, 100, "nodes").parse(value) : value;
 
   const userPool = choose("userPool");
   const zones = choose("zones");
   const cacheSku = choose("cache");
+  const programs = choose("commandPrograms");
   const [day = "", startTime = ""] = file.maintenanceWindow.split(" ");
   return {
     stack,
@@ -439,7 +465,14 @@ function complete(stack: string, file: File, profile: Profile, faults: string[])
     serviceBus: { sku: choose("serviceBusSku") },
     cache: cacheSku === "memory" ? undefined : { sku: cacheSku, highAvailability: on("cacheHighAvailability") },
     workspace: { kind: choose("workspace"), sizeGiB: file.workspaceSizeGiB },
-    server: { replicas: pool(choose("replicas")) },
+    server: {
+      replicas: pool(choose("replicas")),
+      commands: {
+        isolation: choose("commandIsolation"),
+        network: on("commandNetwork"),
+        programs: programs === "any" ? undefined : programs.split(","),
+      },
+    },
     keda: { role: file.kedaRole },
   };
 }

@@ -1,18 +1,25 @@
 import { readFileSync } from "node:fs";
+import { dirname } from "node:path";
 import helmet from "@fastify/helmet";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import { z } from "zod";
 import { createAuthenticate } from "./auth/authenticate.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
-import type { Config } from "./config.ts";
+import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
 import { createMetrics, type Metrics } from "./observability/metrics.ts";
 import { registerOpenapi } from "./openapi.ts";
+import type { Prompt } from "./prompts/define-prompt.ts";
+import { prompts as allPrompts } from "./prompts/index.ts";
+import { resourceSources } from "./resources/index.ts";
+import type { ResourceSource } from "./resources/resource-source.ts";
 import { createCommandRunner } from "./services/commands.ts";
+import { createIsolation, type Isolation } from "./services/isolation.ts";
 import { createRuntime, type Runtime } from "./services/runtime.ts";
-import { openWorkspace, type Workspace } from "./services/workspace.ts";
+import { createFileWatch } from "./services/watch.ts";
+import { openWorkspaces, type Workspaces } from "./services/workspaces.ts";
 import type { Services, Tool } from "./tools/define-tool.ts";
 import { tools as allTools } from "./tools/index.ts";
 
@@ -61,8 +68,10 @@ interface Served {
 interface BuildOptions {
   readonly config: Config;
   readonly log: FastifyBaseLogger;
-  /** Other tools than the server's own, for tests. */
+  /** Others than the server's own, for tests. */
   readonly tools?: readonly Tool[];
+  readonly prompts?: readonly Prompt[];
+  readonly sources?: readonly ResourceSource[];
 }
 
 /** Time that a client may take to send one request, against those that send a byte a minute. */
@@ -70,27 +79,45 @@ const REQUEST_TIMEOUT_MS = 30_000;
 /** Longer than the idle time of what stands in front (Envoy: 60 s), so that no request meets a closing connection. */
 const KEEP_ALIVE_TIMEOUT_MS = 75_000;
 
-export async function buildCore({ config, log, tools = allTools }: BuildOptions): Promise<Core> {
+export async function buildCore({
+  config,
+  log,
+  tools = allTools,
+  prompts = allPrompts,
+  sources = resourceSources(createFileWatch()),
+}: BuildOptions): Promise<Core> {
+  const workspaces = await openConfiguredWorkspaces(config, log);
+  const isolation = findIsolation(config, workspaces, log);
+  // Finding out takes longer than all else here, and most of what is asked of it can wait for the first command.
+  if (mustHold(config)) await isolation;
+  const runtime = createRuntime(config.MCP_SERVER_NAME, packageVersion());
   const services: Services = {
-    workspace: await openConfiguredWorkspace(config),
+    workspaces,
     commands: createCommandRunner({
-      timeoutSeconds: config.COMMAND_TIMEOUT_SECONDS,
-      outputBytes: config.COMMAND_OUTPUT_LIMIT_BYTES,
+      limits: withinMemory(commandLimits(config), runtime.usage().memory.limit),
       concurrency: config.COMMAND_CONCURRENCY,
+      shell: config.COMMAND_SHELL,
+      isolation,
     }),
-    runtime: createRuntime(config.MCP_SERVER_NAME, packageVersion()),
+    runtime,
   };
   const metrics = createMetrics(tools.map((tool) => tool.name));
-  return { services, metrics, protocol: createProtocol({ tools, services, metrics, log }) };
+  const resultLimit = config.RESULT_LIMIT_BYTES;
+  const protocol = createProtocol({ tools, prompts, sources, services, metrics, log, resultLimit });
+  return { services, metrics, protocol };
 }
 
 /** Builds the server with its tools, listening on nothing and touching no state of the process. */
 export async function buildApp(options: BuildOptions): Promise<App> {
   const { services, ...core } = await buildCore(options);
-  const { commands, workspace, runtime } = services;
+  const { commands, workspaces, runtime } = services;
   const details = async () => ({
-    commands: { running: commands.running, concurrency: commands.limits.concurrency },
-    workspace: await workspace.space().catch(() => "unavailable"),
+    commands: { running: commands.running, concurrency: commands.concurrency },
+    isolation: await commands.isolation.then(
+      ({ facts }) => facts,
+      (error: unknown) => ({ unavailable: error instanceof Error ? error.message : String(error) }),
+    ),
+    workspace: await workspaces.space().catch(() => "unavailable"),
   });
   const listeners = await buildListeners(options, { ...core, runtime, work: commands, details });
   return { ...listeners, services };
@@ -118,6 +145,7 @@ export async function buildListeners(
     reply.raw.setHeader("connection", "close");
     reply.raw.once("finish", () => request.raw.socket.end());
   });
+  await app.register(mcp.upgrades);
   if (config.OPENAPI_DOCS) registerOpenapi(app, { config, runtime });
   await app.register(probes, { readiness });
   await app.register(mcp.plugin);
@@ -129,24 +157,78 @@ export async function buildListeners(
   return { app, operator, readiness, mcp, work };
 }
 
-async function openConfiguredWorkspace({ WORKSPACE_PATH, FILE_SIZE_LIMIT_BYTES }: Config): Promise<Workspace> {
+/** What a caller's own workspace may hold, unless the configuration says otherwise. */
+const OWN_QUOTA = { bytes: 1024 ** 3, files: 100_000 };
+
+async function openConfiguredWorkspaces(config: Config, log: FastifyBaseLogger): Promise<Workspaces> {
+  const { WORKSPACE_PATH: path, WORKSPACE_QUOTA_BYTES: bytes, WORKSPACE_QUOTA_FILES: files } = config;
   try {
-    return await openWorkspace(WORKSPACE_PATH, { fileSizeLimit: FILE_SIZE_LIMIT_BYTES });
+    return await openWorkspaces({
+      path,
+      fileSizeLimit: config.FILE_SIZE_LIMIT_BYTES,
+      quotas: {
+        own: { bytes: bytes ?? OWN_QUOTA.bytes, files: files ?? OWN_QUOTA.files },
+        plain: { bytes, files },
+      },
+      // The plain workspace is somebody's own directory; nothing in it was made by this server.
+      retentionDays: config.AUTH_MODE === "none" ? 0 : config.WORKSPACE_RETENTION_DAYS,
+      onSwept: (workspaces) => {
+        if (workspaces.length > 0) log.info({ event: "workspaces.removed", workspaces });
+      },
+      onSweepFailed: (error) => log.warn({ event: "workspaces.sweep.failed", err: error }),
+    });
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
-    throw new Error(
-      `WORKSPACE_PATH=${WORKSPACE_PATH} cannot be used (${why}); name a directory that this user may write.`,
-      {
-        cause,
-      },
-    );
+    throw new Error(`WORKSPACE_PATH=${path} cannot be used (${why}); name a directory that this user may write.`, {
+      cause,
+    });
   }
+}
+
+/** Finds out what keeps commands apart here, and says so in the log. */
+function findIsolation(config: Config, { root }: Workspaces, log: FastifyBaseLogger): Promise<Isolation> {
+  const token = process.env.AZURE_FEDERATED_TOKEN_FILE;
+  const isolation = createIsolation({
+    mode: config.COMMAND_ISOLATION,
+    network: config.COMMAND_NETWORK,
+    workspaces: root,
+    hidden: [...config.COMMAND_HIDDEN_PATHS, ...(token === undefined ? [] : [dirname(token)])],
+    programs: config.COMMAND_ALLOWED_PROGRAMS,
+  });
+  isolation.then(
+    ({ facts }) => log.info({ event: "isolation.found", ...facts }),
+    (error: unknown) => log.error({ event: "isolation.failed", err: error }),
+  );
+  return isolation;
+}
+
+/** Whether a server that cannot isolate commands as configured must not start. */
+function mustHold({ COMMAND_ISOLATION, COMMAND_NETWORK, COMMAND_ALLOWED_PROGRAMS }: Config): boolean {
+  return COMMAND_ISOLATION === "required" || !COMMAND_NETWORK || COMMAND_ALLOWED_PROGRAMS !== undefined;
+}
+
+/** Memory that the server itself needs. Bytes. */
+const SERVER_MEMORY = 256 * 1024 * 1024;
+/** A command gets no less, whatever the container has. */
+const LEAST_MEMORY = 64 * 1024 * 1024;
+
+/**
+ * Limits that one command alone cannot break the container's with: when a container's memory runs out, Kubernetes ends
+ * all of it, server included.
+ */
+function withinMemory(
+  limits: Readonly<Record<Role, CommandLimits>>,
+  available: number,
+): Readonly<Record<Role, CommandLimits>> {
+  const most = Math.max(LEAST_MEMORY, available - SERVER_MEMORY);
+  const bounded = (each: CommandLimits) => ({ ...each, memoryBytes: Math.min(each.memoryBytes, most) });
+  return { reader: bounded(limits.reader), operator: bounded(limits.operator), admin: bounded(limits.admin) };
 }
 
 async function listener(log: FastifyBaseLogger): Promise<FastifyInstance> {
   const app = Fastify({
     // Fastify's own lines below a warning are prose about what the server's events say already.
-    loggerInstance: log.child({}, { level: "warn" }),
+    loggerInstance: log.child({}, { level: ["error", "fatal", "silent"].includes(log.level) ? log.level : "warn" }),
     logController: new LogController({ disableRequestLogging: true }),
     requestTimeout: REQUEST_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,

@@ -6,7 +6,72 @@ import { z } from "zod";
  * types from here. Importing this file reads nothing and starts nothing.
  */
 
-const MEBIBYTE = 1024 * 1024;
+const KIBIBYTE = 1024;
+const MEBIBYTE = 1024 * KIBIBYTE;
+const GIBIBYTE = 1024 * MEBIBYTE;
+
+/** What callers may be, from the least to the most. */
+export const ROLES = ["reader", "operator", "admin"] as const;
+export type Role = (typeof ROLES)[number];
+
+/** Bounds on each of a role's commands, and on how many it may run. */
+export interface CommandLimits {
+  /** Longest run, and the one of a command that names no time. Seconds. */
+  readonly timeoutSeconds: number;
+  /** CPU time of all processes of the command together. Seconds. */
+  readonly cpuSeconds: number;
+  /** Memory of all processes of the command together. Bytes. */
+  readonly memoryBytes: number;
+  /** Processes and threads at once. */
+  readonly processes: number;
+  /** Largest file that it may write. Bytes. */
+  readonly fileBytes: number;
+  /** Open files of each process. */
+  readonly openFiles: number;
+  /** Bytes kept of each output stream. */
+  readonly outputBytes: number;
+  /** Commands of one caller at once. */
+  readonly concurrency: number;
+}
+
+/** Names of the limits in COMMAND_ROLE_LIMITS, the range of each, and the variable that sets it for every role. */
+const LIMITS = {
+  timeout: { limit: "timeoutSeconds", min: 1, max: 3600, unit: "(seconds)" },
+  cpu: { limit: "cpuSeconds", min: 1, max: 14_400, unit: "(seconds)" },
+  memory: { limit: "memoryBytes", min: 16 * MEBIBYTE, max: 1024 * GIBIBYTE, unit: "(bytes)" },
+  processes: { limit: "processes", min: 1, max: 4096, unit: "" },
+  "file-size": { limit: "fileBytes", min: 1024, max: 1024 * GIBIBYTE, unit: "(bytes)" },
+  "open-files": { limit: "openFiles", min: 16, max: 65_536, unit: "" },
+  output: { limit: "outputBytes", min: 1024, max: 16 * MEBIBYTE, unit: "(bytes)" },
+  concurrency: { limit: "concurrency", min: 1, max: 256, unit: "" },
+} as const satisfies Record<string, { limit: keyof CommandLimits; min: number; max: number; unit: string }>;
+type LimitName = keyof typeof LIMITS;
+
+/** Parses `reader:timeout=10,processes=16;admin:timeout=600`. Returns the fault as a sentence instead, if there is one. */
+function parseRoleLimits(value: string): Partial<Record<Role, Partial<CommandLimits>>> | string {
+  const byRole: Partial<Record<Role, Partial<CommandLimits>>> = {};
+  for (const part of value.split(";").map((each) => each.trim())) {
+    if (part === "") continue;
+    const [name = "", ...rest] = part.split(":");
+    const role = ROLES.find((each) => each === name.trim());
+    if (role === undefined) return `must name roles among ${ROLES.join(", ")}, not ${JSON.stringify(name.trim())}`;
+    const limits: Partial<Record<keyof CommandLimits, number>> = {};
+    for (const item of rest.join(":").split(",")) {
+      const [key = "", amount = ""] = item.split("=").map((each) => each.trim());
+      const known = Object.hasOwn(LIMITS, key) ? LIMITS[key as LimitName] : undefined;
+      if (known === undefined) {
+        return `must set limits among ${Object.keys(LIMITS).join(", ")} for ${role}, not ${JSON.stringify(key)}`;
+      }
+      const { limit, min, max, unit } = known;
+      if (!/^\d{1,15}$/.test(amount) || Number(amount) < min || Number(amount) > max) {
+        return `must give ${role} a ${key} that is a whole number from ${min} to ${max}${unit && ` ${unit}`}`;
+      }
+      limits[limit] = Number(amount);
+    }
+    byRole[role] = { ...byRole[role], ...limits };
+  }
+  return byRole;
+}
 
 /** Variables whose values never appear in a message, a log line or a page. */
 const SECRET_VARIABLES: ReadonlySet<string> = new Set(["API_KEY_HASHES", "APPLICATIONINSIGHTS_CONNECTION_STRING"]);
@@ -35,6 +100,15 @@ const wholeNumber = (min: number, max: number, unit = "") => {
 };
 
 const flag = z.enum(["true", "false"], { error: "must be true or false" }).transform((value) => value === "true");
+
+const withinLimit = (name: LimitName) => wholeNumber(LIMITS[name].min, LIMITS[name].max, LIMITS[name].unit);
+
+const roleLimits = z.string().transform((value, context) => {
+  const parsed = parseRoleLimits(value);
+  if (typeof parsed !== "string") return parsed;
+  context.addIssue({ code: "custom", message: parsed });
+  return z.NEVER;
+});
 
 const commaList = <T extends z.ZodType<string, string>>(item: T) =>
   z
@@ -120,13 +194,85 @@ const variables = {
     NO_ITEMS,
   ),
   /** Longest that a command may run, and how long it runs when its caller names no time. Seconds, default 60. */
-  COMMAND_TIMEOUT_SECONDS: withDefault(wholeNumber(1, 3600, "(seconds)"), "60"),
+  COMMAND_TIMEOUT_SECONDS: withDefault(withinLimit("timeout"), "60"),
+  /** CPU time that a command's processes may use together. Seconds, default 60. */
+  COMMAND_CPU_SECONDS: withDefault(withinLimit("cpu"), "60"),
+  /**
+   * Memory that a command's processes may use together. Bytes, default 1073741824 (1 GiB). Node itself does not start
+   * with less than 600 MiB. A container needs room for COMMAND_CONCURRENCY times this, or kills what exceeds it.
+   */
+  COMMAND_MEMORY_BYTES: withDefault(withinLimit("memory"), String(GIBIBYTE)),
+  /** Processes and threads that a command may have at once. Default 128. */
+  COMMAND_PROCESSES: withDefault(withinLimit("processes"), "128"),
+  /** Largest file that a command may write. Bytes, default 1073741824 (1 GiB). */
+  COMMAND_FILE_SIZE_BYTES: withDefault(withinLimit("file-size"), String(GIBIBYTE)),
+  /** Files that each process of a command may have open. Default 1024. */
+  COMMAND_OPEN_FILES: withDefault(withinLimit("open-files"), "1024"),
   /** Bytes kept of each of a command's output streams. Default 131072 (128 KiB). */
-  COMMAND_OUTPUT_LIMIT_BYTES: withDefault(wholeNumber(1024, 16 * MEBIBYTE, "(bytes)"), String(MEBIBYTE / 8)),
-  /** Commands that may run at once in one process. Default 8. */
+  COMMAND_OUTPUT_LIMIT_BYTES: withDefault(withinLimit("output"), String(128 * KIBIBYTE)),
+  /** Commands that may run at once in one process, whoever called them. Default 8. */
   COMMAND_CONCURRENCY: withDefault(wholeNumber(1, 256), "8"),
+  /** Commands that one caller may run at once in one process. Default 4. */
+  COMMAND_CALLER_CONCURRENCY: withDefault(withinLimit("concurrency"), "4"),
+  /**
+   * Other limits for some roles, such as `reader:timeout=10,processes=16;admin:timeout=600`. Limits are timeout, cpu,
+   * memory, processes, file-size, open-files, output and concurrency (of one caller); what a role does not name is as
+   * the variables above have it.
+   */
+  COMMAND_ROLE_LIMITS: withDefault(roleLimits, ";"),
+  /** `false`: commands are one program and its arguments, run without a shell. Default true. */
+  COMMAND_SHELL: withDefault(flag, "true"),
+  /**
+   * Programs that commands may be, comma-separated names or absolute paths; only without a shell, which could run
+   * anything. Default: every program.
+   */
+  COMMAND_ALLOWED_PROGRAMS: optional(
+    commaList(
+      text(
+        "must be a comma-separated list of program names or absolute paths, such as git,grep,/opt/tools/lint",
+        (value) => /^(?:\/(?:[\w.+-]+\/)*)?[\w.+-]+$/.test(value) && !/(?:^|\/)\.\.?(?:\/|$)/.test(value),
+      ),
+    ).refine((programs) => programs.length > 0, "must name at least one program; unset, every program is allowed"),
+  ),
+  /** `false` keeps commands off the network, loopback included. A server that cannot see to that does not start. */
+  COMMAND_NETWORK: withDefault(flag, "true"),
+  /**
+   * `auto`: commands are isolated as well as the kernel lets this user. `required`: the same, but the server does not
+   * start unless commands can be kept from other callers' files and from the server's own processes. `off`: no
+   * isolation beyond limits, for debugging. Default auto.
+   */
+  COMMAND_ISOLATION: withDefault(
+    z.enum(["auto", "required", "off"], { error: "must be auto, required or off" }),
+    "auto",
+  ),
+  /**
+   * Directories that isolated commands find empty, or cannot read, comma-separated; where pods have their tokens.
+   * Default `/var/run/secrets,/run/secrets`. The directory of AZURE_FEDERATED_TOKEN_FILE is always one of them.
+   */
+  COMMAND_HIDDEN_PATHS: withDefault(
+    commaList(
+      text("must be a comma-separated list of absolute directories other than /", (value) => {
+        return /^\/[^\0]*$/.test(value) && resolve(value) !== "/";
+      }).transform((value) => resolve(value)),
+    ),
+    "/var/run/secrets,/run/secrets",
+  ),
+  /**
+   * Bytes that one workspace may hold. Default 1073741824 (1 GiB) for each caller's own workspace, and no bound for
+   * the plain one of a server without callers.
+   */
+  WORKSPACE_QUOTA_BYTES: optional(wholeNumber(MEBIBYTE, 1024 * GIBIBYTE, "(bytes)")),
+  /** Files and directories that one workspace may hold. Default 100000, under the same condition. */
+  WORKSPACE_QUOTA_FILES: optional(wholeNumber(10, 100_000_000)),
+  /** Days after its last use that a caller's workspace is removed. Default 30; 0 keeps them for ever. */
+  WORKSPACE_RETENTION_DAYS: withDefault(wholeNumber(0, 3650, "(days)"), "30"),
   /** Largest file content written, copied, searched or returned by one call. Bytes, default 2097152 (2 MiB). */
   FILE_SIZE_LIMIT_BYTES: withDefault(wholeNumber(1024, 64 * MEBIBYTE, "(bytes)"), String(2 * MEBIBYTE)),
+  /**
+   * Longest result of one tool call; a longer one is kept in the workspace, and its caller gets a link to it. Bytes,
+   * default 1048576 (1 MiB), some 250,000 tokens.
+   */
+  RESULT_LIMIT_BYTES: withDefault(wholeNumber(64 * 1024, 64 * MEBIBYTE, "(bytes)"), String(MEBIBYTE)),
   /** Largest request body. Bytes, default 4194304 (4 MiB), room for the default file limit in base64. */
   REQUEST_BODY_LIMIT_BYTES: withDefault(wholeNumber(1024, 128 * MEBIBYTE, "(bytes)"), String(4 * MEBIBYTE)),
   /**
@@ -226,6 +372,14 @@ export const Environment = z
     rule("SHUTDOWN_DRAIN_SECONDS", "must not exceed SHUTDOWN_GRACE_SECONDS, of which it is a part"),
   )
   .refine(
+    (env) => env.COMMAND_ALLOWED_PROGRAMS === undefined || env.COMMAND_SHELL === false,
+    rule("COMMAND_SHELL", "must be false with COMMAND_ALLOWED_PROGRAMS, since a shell runs any program it is told to"),
+  )
+  .refine(
+    (env) => env.COMMAND_ISOLATION !== "off" || env.COMMAND_NETWORK !== false,
+    rule("COMMAND_NETWORK", "is false, which needs isolation: set COMMAND_ISOLATION=auto, or COMMAND_NETWORK=true"),
+  )
+  .refine(
     (env) => (env.SERVICE_BUS_NAMESPACE === undefined) === (env.SERVICE_BUS_QUEUE === undefined),
     rule("SERVICE_BUS_QUEUE", "must be set together with SERVICE_BUS_NAMESPACE, or neither"),
   )
@@ -240,6 +394,26 @@ export const Environment = z
     SHUTDOWN_DRAIN_SECONDS:
       env.SHUTDOWN_DRAIN_SECONDS ?? (isLoopback(env.HOST) ? 0 : Math.min(5, env.SHUTDOWN_GRACE_SECONDS)),
   }));
+
+/** The limits of each role's commands. */
+export function commandLimits(config: Config): Readonly<Record<Role, CommandLimits>> {
+  const everyone: CommandLimits = {
+    timeoutSeconds: config.COMMAND_TIMEOUT_SECONDS,
+    cpuSeconds: config.COMMAND_CPU_SECONDS,
+    memoryBytes: config.COMMAND_MEMORY_BYTES,
+    processes: config.COMMAND_PROCESSES,
+    fileBytes: config.COMMAND_FILE_SIZE_BYTES,
+    openFiles: config.COMMAND_OPEN_FILES,
+    outputBytes: config.COMMAND_OUTPUT_LIMIT_BYTES,
+    concurrency: config.COMMAND_CALLER_CONCURRENCY,
+  };
+  const { reader, operator, admin } = config.COMMAND_ROLE_LIMITS;
+  return {
+    reader: { ...everyone, ...reader },
+    operator: { ...everyone, ...operator },
+    admin: { ...everyone, ...admin },
+  };
+}
 
 /** The environment, read and checked. The names stay the variables' own, so that one search finds both ends. */
 export type Config = Readonly<z.output<typeof Environment>>;

@@ -42,7 +42,7 @@ export function registerOpenapi(app: FastifyInstance, options: OpenapiOptions): 
   const routes: Route[] = [];
   app.addHook("onRoute", ({ method, url }) => {
     // Fastify adds HEAD to every GET by itself.
-    if (method !== "HEAD") routes.push({ method, url });
+    for (const each of [method].flat()) if (each !== "HEAD") routes.push({ method: each, url });
   });
   app.addHook("onClose", async () => (await pages)?.close());
 }
@@ -70,9 +70,8 @@ async function buildPages(routes: readonly Route[], { config, runtime }: Openapi
       },
     },
     transform: ({ schema, url, route }) => {
-      const methods = [route.method].flat();
-      // Its other methods only say that they are not there.
-      const hide = url === "/mcp" && !methods.includes("POST");
+      // The endpoint's other methods only say that they are not there.
+      const hide = url === "/mcp" && OPERATIONS[`${[route.method].flat().join()} ${url}`] === undefined;
       return { schema: hide ? { ...schema, hide } : schema, url };
     },
     transformObject: (document) => {
@@ -181,7 +180,7 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
     summary: "Send one protocol message",
     description:
       "Takes one JSON-RPC message of any version of the protocol. A request is answered by one JSON object, or by a " +
-      "stream of server-sent events that ends with the response. Nothing is kept between requests.",
+      "stream of server-sent events that ends with the response. Any replica answers any request.",
     tags: ["protocol"],
     needsKey: true,
     parameters: [
@@ -191,6 +190,7 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
       ),
       header("Mcp-Method", "From 2026-07-28 on required: the message's method"),
       header("Mcp-Name", "From 2026-07-28 on required for calls: the tool's, prompt's or resource's name"),
+      header("Mcp-Session-Id", "Before 2026-07-28: what the answer to `initialize` had in this header"),
     ],
     requestBody: {
       required: true,
@@ -222,7 +222,7 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
       400: refusal("The body is no message, or does not agree with the headers"),
       401: refusal("No key, or a wrong one"),
       403: refusal("A web page that may not call this server, or a caller that may not call this tool"),
-      404: refusal("No such method (from 2026-07-28 on)"),
+      404: refusal("No such method (from 2026-07-28 on), or no session of that name (before)"),
       406: refusal("`Accept` must have both application/json and text/event-stream"),
       413: refusal("The body is too large"),
       415: refusal("The body must be application/json"),
@@ -230,12 +230,41 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
       503: refusal("Too much to do; `Retry-After` says when to come back"),
     },
   },
-  "GET /mcp/ws": {
-    summary: "Open a connection for protocol messages",
-    description: "WebSocket with the sub-protocol `mcp`: one JSON-RPC message a frame, in both directions.",
+  "GET /mcp": {
+    summary: "Open the stream of what the server says unasked",
+    description:
+      "For sessions of the protocols before 2026-07-28. Later ones have the method `subscriptions/listen` for it.",
     tags: ["protocol"],
     needsKey: true,
-    responses: { 101: { description: "The connection is open" }, 401: refusal("No key, or a wrong one") },
+    parameters: [
+      { ...header("Mcp-Session-Id", "What the answer to `initialize` had in this header"), required: true },
+      header("Last-Event-ID", "The id of the last event received, on a reconnect"),
+    ],
+    responses: {
+      200: { description: "The stream", content: { "text/event-stream": { schema: { type: "string" } } } },
+      400: refusal("No such version of the protocol"),
+      401: refusal("No key, or a wrong one"),
+      403: refusal("A web page that may not call this server"),
+      404: refusal("No session of that name; begin a new one with `initialize`"),
+      405: refusal("No `Mcp-Session-Id`"),
+      406: refusal("`Accept` must have text/event-stream"),
+      503: refusal("Too much to do; `Retry-After` says when to come back"),
+    },
+  },
+  "GET /mcp/ws": {
+    summary: "Open a connection for protocol messages",
+    description: "WebSocket with the sub-protocol `mcp`: one JSON-RPC message a text frame, in both directions.",
+    tags: ["protocol"],
+    needsKey: true,
+    parameters: [{ ...header("Sec-WebSocket-Protocol", "The sub-protocol, `mcp`"), required: true }],
+    responses: {
+      101: { description: "The connection is open" },
+      400: refusal("The handshake does not offer the sub-protocol `mcp`"),
+      401: refusal("No key, or a wrong one"),
+      403: refusal("A web page that may not call this server"),
+      426: refusal("A request that is no WebSocket handshake"),
+      503: refusal("This server takes no more connections now"),
+    },
   },
   "GET /": {
     summary: "What this server is",

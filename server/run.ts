@@ -4,15 +4,17 @@ import { type Logger, pino } from "pino";
 import type { Listeners } from "./app.ts";
 import { type Config, EnvironmentError, parseEnvironment } from "./config.ts";
 import { createLogger } from "./observability/logging.ts";
+import { closeInheritedDescriptors } from "./services/descriptors.ts";
 import { shutDown } from "./shutdown.ts";
 
 /** What an entry says of itself, beside the address, in the event that tells that it listens. */
 type Facts = Readonly<Record<string, unknown>>;
 
-/** Runs a server on HTTP as a process: reads the environment, builds, listens, and ends on SIGTERM or SIGINT. */
+/** Runs a server on HTTP as a process, all that an entry does: reads the environment, builds, listens, and ends on SIGTERM or SIGINT. */
 export async function run(
   build: (config: Config, log: Logger) => Promise<{ readonly listeners: Listeners; readonly facts?: Facts }>,
 ): Promise<void> {
+  closeInheritedDescriptors();
   const config = readConfig();
   const log = createLogger(config, pino.destination({ dest: 1, sync: true }));
   const fail = (error: unknown): never => {

@@ -1,9 +1,11 @@
-import { serveStdio } from "@modelcontextprotocol/server/stdio";
+import { StdioServerTransport } from "@modelcontextprotocol/server/stdio";
 import { pino } from "pino";
 import { buildCore } from "./app.ts";
 import { LOCAL_CALLER } from "./auth/authenticate.ts";
 import { EnvironmentError, parseEnvironment } from "./config.ts";
+import { serveConnection } from "./mcp/connection.ts";
 import { createLogger } from "./observability/logging.ts";
+import { closeInheritedDescriptors } from "./services/descriptors.ts";
 
 /*
  * The stdio entry, for a client that starts the server itself. The caller is whoever started the process. Standard
@@ -11,12 +13,16 @@ import { createLogger } from "./observability/logging.ts";
  */
 
 try {
+  closeInheritedDescriptors();
   const config = parseEnvironment(process.env);
   const log = createLogger(config, pino.destination({ dest: 2, sync: true }));
   const { protocol, services } = await buildCore({ config, log });
   process.on("exit", () => services.commands.killAllNow());
 
-  const connection = serveStdio(protocol.factory(LOCAL_CALLER), {
+  const connection = serveConnection({
+    protocol,
+    transport: new StdioServerTransport(),
+    caller: LOCAL_CALLER,
     onerror: (error) => log.warn({ event: "stdio.error", err: error }),
   });
   const end = () => {

@@ -2,8 +2,8 @@ import { AccessPolicyAssignment, Database, RedisEnterprise } from "@pulumi/azure
 import { all, ComponentResource, type ComponentResourceOptions, type Output } from "@pulumi/pulumi";
 import { globalName } from "../naming.ts";
 import type { Settings } from "../settings.ts";
+import type { Principal } from "./principal.ts";
 import { onceReachable, PrivateEndpoint, type PrivateLink } from "./private-endpoint.ts";
-import type { Principal } from "./role-assignment.ts";
 import type { Site } from "./site.ts";
 
 export interface CacheArgs {

@@ -15,8 +15,9 @@ import { ADDRESS_PLAN } from "./address-plan.ts";
 import { kubeloginKubeconfig } from "./kubeconfig.ts";
 import type { Network } from "./network.ts";
 import { FIXED_AT_CREATION, nodePool, poolName } from "./node-pool.ts";
+import type { Principal } from "./principal.ts";
 import type { Registry } from "./registry.ts";
-import { assignRole, type Principal, type RoleName, settled } from "./role-assignment.ts";
+import { assignRole, type RoleName, settled } from "./role-assignment.ts";
 import type { Site } from "./site.ts";
 import type { Telemetry } from "./telemetry.ts";
 

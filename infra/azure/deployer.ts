@@ -4,7 +4,7 @@ import {
   getClientToken,
 } from "@pulumi/azure-native/authorization/index.js";
 import { z } from "zod";
-import type { Principal } from "./role-assignment.ts";
+import type { Principal } from "./principal.ts";
 
 /** Whoever runs `pulumi up`, and where. */
 export interface Deployer extends Principal {

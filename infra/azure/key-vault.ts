@@ -11,8 +11,9 @@ import {
 import { globalName } from "../naming.ts";
 import type { Settings } from "../settings.ts";
 import type { Network } from "./network.ts";
+import type { Principal } from "./principal.ts";
 import { onceReachable, PrivateEndpoint } from "./private-endpoint.ts";
-import { assignRole, type Principal } from "./role-assignment.ts";
+import { assignRole } from "./role-assignment.ts";
 import type { Site } from "./site.ts";
 import { ALL_METRICS, type Telemetry } from "./telemetry.ts";
 

@@ -16,8 +16,9 @@ import {
 import { z } from "zod";
 import { globalName } from "../naming.ts";
 import type { Settings } from "../settings.ts";
+import type { Principal } from "./principal.ts";
 import { onceReachable, PrivateEndpoint, type PrivateLink } from "./private-endpoint.ts";
-import { assignRole, type Principal, settled } from "./role-assignment.ts";
+import { assignRole, settled } from "./role-assignment.ts";
 import type { Site } from "./site.ts";
 import type { Telemetry } from "./telemetry.ts";
 

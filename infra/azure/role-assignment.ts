@@ -2,6 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { RoleAssignment } from "@pulumi/azure-native/authorization/index.js";
 import { all, type CustomResourceOptions, type Input, log, type Output, type Resource, runtime } from "@pulumi/pulumi";
 import { v5 as uuidV5 } from "uuid";
+import type { Principal } from "./principal.ts";
 import type { Site } from "./site.ts";
 
 /** Built-in roles. Source: Microsoft, "Azure built-in roles", read 2026. */
@@ -20,16 +21,6 @@ export const ROLES = {
 } as const;
 
 export type RoleName = keyof typeof ROLES;
-
-/** Someone in Entra ID who can be given a role. */
-export interface Principal {
-  /** What the program calls them, part of resource names: `mcp-server`. */
-  readonly name: string;
-  /** Entra object id. */
-  readonly principalId: Input<string>;
-  /** Always said: without it Azure looks the principal up, which fails for one created just now. */
-  readonly principalType: "User" | "Group" | "ServicePrincipal";
-}
 
 export interface RoleGrant {
   readonly site: Site;

@@ -3,8 +3,9 @@ import { Namespace, Queue } from "@pulumi/azure-native/servicebus/index.js";
 import { ComponentResource, type ComponentResourceOptions, interpolate, type Output } from "@pulumi/pulumi";
 import { globalName } from "../naming.ts";
 import type { Settings } from "../settings.ts";
+import type { Principal } from "./principal.ts";
 import { onceReachable, PrivateEndpoint, type PrivateLink } from "./private-endpoint.ts";
-import { assignRole, type Principal, type RoleGrant, settled, stableGuid } from "./role-assignment.ts";
+import { assignRole, type RoleGrant, settled, stableGuid } from "./role-assignment.ts";
 import type { Site } from "./site.ts";
 import { ALL_METRICS, type Telemetry } from "./telemetry.ts";
 

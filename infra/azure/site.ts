@@ -4,8 +4,8 @@ import { RandomString } from "@pulumi/random";
 import { localName, type NameParts, resourceTags, SUFFIX_LENGTH } from "../naming.ts";
 import type { Settings } from "../settings.ts";
 import { type Deployer, findDeployer } from "./deployer.ts";
+import type { Principal } from "./principal.ts";
 import { registerResourceProviders, requiredProviders } from "./resource-providers.ts";
-import type { Principal } from "./role-assignment.ts";
 
 /** Where a stack stands and who puts it there: subscription, resource group, names, tags, the deployer. Free. */
 export class Site extends ComponentResource {

@@ -4,8 +4,9 @@ import { ComponentResource, type ComponentResourceOptions, interpolate, type Out
 import { storageName } from "../naming.ts";
 import type { Settings } from "../settings.ts";
 import type { Network } from "./network.ts";
+import type { Principal } from "./principal.ts";
 import { onceReachable, PrivateEndpoint } from "./private-endpoint.ts";
-import { assignRole, type Principal } from "./role-assignment.ts";
+import { assignRole } from "./role-assignment.ts";
 import type { Site } from "./site.ts";
 
 /** Table names: letters and digits, 3 to 63. */

@@ -1,7 +1,7 @@
 import { FederatedIdentityCredential, UserAssignedIdentity } from "@pulumi/azure-native/managedidentity/index.js";
 import { all, ComponentResource, type ComponentResourceOptions, type Input, type Output } from "@pulumi/pulumi";
 import { identityName } from "../naming.ts";
-import type { Principal } from "./role-assignment.ts";
+import type { Principal } from "./principal.ts";
 import type { Site } from "./site.ts";
 
 export interface WorkloadIdentityArgs {

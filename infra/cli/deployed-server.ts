@@ -163,6 +163,14 @@ export function localServer(server: DeployedServer, options: LocalOptions): Loca
     local.API_KEY_HASHES = hashOf(options.key);
     differs("opens to a key made just now, for the in-memory cloud's random values are the same everywhere");
   }
+  if (environment.COMMAND_ISOLATION === "required") {
+    // Neither works on every machine that this runs on, and without isolation no network can be kept from a command.
+    local.COMMAND_ISOLATION = "auto";
+    local.COMMAND_NETWORK = "true";
+    differs(
+      "isolates commands as far as this machine can, rather than not start where it cannot; they have its network",
+    );
+  }
   const planned = { http: server.port, metrics: Number(environment.METRICS_PORT ?? 9090) };
   const ports = options.ports ?? planned;
   if (ports.http !== planned.http || ports.metrics !== planned.metrics) {

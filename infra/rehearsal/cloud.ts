@@ -1,29 +1,10 @@
 import { type AzureBefore, FakeAzure, replacingProperties } from "./azure/azure.ts";
 import { CloudError, type Fault } from "./cloud-error.ts";
+import type { CloudRequest, Created } from "./cloud-request.ts";
 import { createImage } from "./docker.ts";
 import { FakeKubernetes } from "./kubernetes/kubernetes.ts";
 import { createRandom } from "./random.ts";
 import type { Properties } from "./values.ts";
-
-/** A request as a provider sends it to its cloud. */
-export interface CloudRequest {
-  /** Pulumi's token: `azure-native:network:Subnet`, `kubernetes:apps/v1:Deployment`. */
-  readonly type: string;
-  /** The resource's name in the program, from which automatic names follow. */
-  readonly name: string;
-  /** Secrets unwrapped. */
-  readonly inputs: Properties;
-  readonly id?: string;
-}
-
-export interface Created {
-  readonly id: string;
-  readonly outputs: Properties;
-  /** By what others' `uses` know it; absent where nothing can refer to it. */
-  readonly key?: string;
-  /** What had to exist already: resource ids (Azure, in lower case; Helm) and object keys (Kubernetes). */
-  readonly uses: readonly string[];
-}
 
 /**
  * Azure and the cluster in it, in memory. Refuses what they refuse, in their words; answers what they answer, and the

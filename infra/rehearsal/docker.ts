@@ -2,8 +2,8 @@ import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import type { FakeAzure } from "./azure/azure.ts";
 import { ROLE } from "./azure/roles.ts";
-import type { CloudRequest, Created } from "./cloud.ts";
 import { CloudError } from "./cloud-error.ts";
+import type { CloudRequest, Created } from "./cloud-request.ts";
 import { hexOf, textAt } from "./values.ts";
 
 /** @pulumi/docker's Image: checks that it could be built and pushed; builds nothing. */

@@ -1,5 +1,5 @@
-import type { CloudRequest, Created } from "./cloud.ts";
 import { azureError } from "./cloud-error.ts";
+import type { CloudRequest, Created } from "./cloud-request.ts";
 import { bytesOf, guidOf, type Properties } from "./values.ts";
 
 /** @pulumi/random, with the same "random" values every time. */

@@ -117,7 +117,8 @@ export class McpServer extends ComponentResource {
   }
 
   /** The type is the contract: a variable that the server does not know does not compile. */
-  #variables({ apiKey, backing: { vault, jobs, storage, cache, telemetry } }: McpServerArgs) {
+  #variables({ settings, apiKey, backing: { vault, jobs, storage, cache, telemetry } }: McpServerArgs) {
+    const { isolation, network, programs } = settings.commands;
     return {
       HOST: "0.0.0.0",
       PORT: String(SERVER_PORTS.http),
@@ -130,6 +131,10 @@ export class McpServer extends ComponentResource {
       PUBLIC_URL: this.endpoint,
       SHUTDOWN_GRACE_SECONDS: String(GRACE),
       SHUTDOWN_DRAIN_SECONDS: String(DRAIN),
+      COMMAND_ISOLATION: isolation,
+      COMMAND_NETWORK: String(network),
+      ...(programs &&
+        ({ COMMAND_SHELL: "false", COMMAND_ALLOWED_PROGRAMS: programs.join(",") } satisfies Partial<Variables>)),
       KEY_VAULT_URL: vault.uri,
       SERVICE_BUS_NAMESPACE: jobs.host,
       SERVICE_BUS_QUEUE: jobs.queueName,
@@ -296,6 +301,12 @@ export class McpServer extends ComponentResource {
         spec: {
           targetRefs: [{ group: "gateway.networking.k8s.io", kind: "HTTPRoute", name: NAME }],
           timeout: { http: { requestTimeout: "0s", maxStreamDuration: "0s" } },
+          // The answer to a question that a call of an older era asked has to reach the replica that runs the call. The
+          // newer era has no sessions: without the header any replica will do.
+          loadBalancer: {
+            type: "ConsistentHash",
+            consistentHash: { type: "Headers", headers: [{ name: "Mcp-Session-Id" }] },
+          },
           circuitBreaker: { maxConnections: STREAMS, maxParallelRequests: STREAMS },
         },
       },
@@ -358,7 +369,7 @@ function podSpec({ namespace, image, workspace }: McpServerArgs, { configMap, se
         resources: {
           requests: { cpu: "250m", memory: "512Mi", "ephemeral-storage": "256Mi" },
           // Commands of tools run in here: the limits keep them from their neighbours.
-          limits: { cpu: "2", memory: "1Gi", "ephemeral-storage": "12Gi" },
+          limits: { cpu: "2", memory: "2Gi", "ephemeral-storage": "12Gi" },
         },
         securityContext: {
           allowPrivilegeEscalation: false,

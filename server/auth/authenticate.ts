@@ -1,14 +1,17 @@
 import { createHash, timingSafeEqual } from "node:crypto";
-import type { Config } from "../config.ts";
+import type { Config, Role } from "../config.ts";
 import type { Caller } from "../tools/define-tool.ts";
 
 /** Tells who sends a request from its Authorization header; undefined when that proves nobody. */
 export type Authenticate = (authorization: string | undefined) => Caller | undefined;
 
-/** Whoever started this process and talks to it over its own pipes. */
-export const LOCAL_CALLER: Caller = Object.freeze({ subject: "local", method: "local" });
+/** What callers may do until something says otherwise of them. */
+const DEFAULT_ROLE: Role = "admin";
 
-const ANONYMOUS: Caller = Object.freeze({ subject: "anonymous", method: "none" });
+/** Whoever started this process and talks to it over its own pipes. */
+export const LOCAL_CALLER: Caller = Object.freeze({ subject: "local", method: "local", role: DEFAULT_ROLE });
+
+const ANONYMOUS: Caller = Object.freeze({ subject: "anonymous", method: "none", role: DEFAULT_ROLE });
 
 export function createAuthenticate(config: Pick<Config, "AUTH_MODE" | "API_KEY_HASHES">): Authenticate {
   switch (config.AUTH_MODE) {
@@ -29,7 +32,12 @@ const KEY_LENGTH_LIMIT = 512;
 function apiKeys(hashes: readonly string[]): Authenticate {
   const known = hashes.map((hex) => ({
     digest: Buffer.from(hex, "hex"),
-    caller: Object.freeze<Caller>({ subject: `key:${hex.slice(0, 8)}`, method: "api-key", keyId: hex.slice(0, 8) }),
+    caller: Object.freeze<Caller>({
+      subject: `key:${hex.slice(0, 8)}`,
+      method: "api-key",
+      role: DEFAULT_ROLE,
+      keyId: hex.slice(0, 8),
+    }),
   }));
   return (authorization = "") => {
     // RFC 6750 section 2.1; the scheme is case-insensitive (RFC 9110 section 11.1).

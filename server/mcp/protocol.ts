@@ -1,7 +1,5 @@
 import {
   type AuthInfo,
-  type CallToolResult,
-  type McpServerFactory,
   ProtocolError,
   ProtocolErrorCode,
   Server,
@@ -9,23 +7,49 @@ import {
   type ServerOptions,
 } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
-import type { Metrics, ToolStatus } from "../observability/metrics.ts";
-import { type Caller, type Services, type Tool, ToolFailure } from "../tools/define-tool.ts";
+import { icons } from "../icons.ts";
+import type { Metrics } from "../observability/metrics.ts";
+import type { Prompt } from "../prompts/define-prompt.ts";
+import { ResourceFailure, ResourceMissing, type ResourceSource } from "../resources/resource-source.ts";
+import { WATCH_INTERVAL_MS } from "../services/watch.ts";
+import type { CallContext, Caller, Services, Tool } from "../tools/define-tool.ts";
+import { completionMethods } from "./completion-methods.ts";
+import { type Answering, answering, type Connection, type Exchange } from "./exchange.ts";
+import { createParameterHeaders, type ParameterHeaders } from "./parameter-headers.ts";
+import { promptMethods } from "./prompt-methods.ts";
+import { resourceMethods, sourceOf } from "./resource-methods.ts";
+import { toolMethods } from "./tool-methods.ts";
 
 export interface ProtocolOptions {
   readonly tools: readonly Tool[];
+  readonly prompts: readonly Prompt[];
+  readonly sources: readonly ResourceSource[];
   readonly services: Services;
   readonly metrics: Metrics;
   readonly log: FastifyBaseLogger;
+  /** Bytes of a tool's result in one answer. */
+  readonly resultLimit: number;
 }
 
-/** The tools by name, and what happens around each call. */
+interface ServerObjectOptions {
+  /** Who speaks, on transports that do not carry {@link AuthInfo} with each message. */
+  readonly caller?: Caller | undefined;
+  readonly connection?: Connection | undefined;
+  /** The one method that is going to be asked for, where that is known. */
+  readonly method?: string | undefined;
+}
+
+/** Everything the server offers, ready to be connected to a transport. */
 export interface Protocol {
   /**
-   * Makes the server object of one exchange (HTTP) or one connection (stdio). `caller` stands for everyone on
-   * transports that do not carry {@link AuthInfo}.
+   * A server object for one exchange (HTTP) or one connection (stdio, WebSocket). The SDK wants a new one for each, so
+   * everything that can be made once is made before and only registered here.
    */
-  factory(caller?: Caller): McpServerFactory;
+  server(options?: ServerObjectOptions): Server;
+  /** The check of arguments against headers, for transports that have some. */
+  readonly parameterHeaders: ParameterHeaders;
+  /** Calls `changed` whenever the resource is another than before. Rejects with a {@link ProtocolError} when it cannot. */
+  watch(uri: string, caller: Caller, changed: () => void): Promise<() => void>;
 }
 
 /**
@@ -41,108 +65,82 @@ export function authInfoOf(caller: Caller): AuthInfo {
   return info;
 }
 
-/** How long clients may keep the list of tools; it changes with a deployment only. */
+/** How long clients may keep a list that changes with a deployment only. */
 const LIST_TTL_MS = 60_000;
+/** How long they may keep files and the list of them: no longer than a subscriber waits to hear of a change. */
+const FILES_TTL_MS = WATCH_INTERVAL_MS;
+
+/** People answer questions; a client that shows one may take its time. */
+const ANSWER_TIMEOUT_MS = 5 * 60_000;
 
 const INSTRUCTIONS =
   "Tools for working in a workspace on this server: run commands, work with files, look at the server itself. " +
-  "Paths are relative to the workspace, which all calls share; no other state is kept between calls.";
+  "Paths are relative to the workspace, which all your calls share; its files are resources too, as workspace:/// and " +
+  "the path. No other state is kept between calls. Long results come in parts that name the next one.";
 
-/**
- * Serves the protocol's methods over the SDK's low-level `Server`. The SDK wants a new one for each stateless request,
- * so everything that can be made once (listings, schemas, handlers) is made here and only registered there.
- */
-export function createProtocol({ tools, services, metrics, log }: ProtocolOptions): Protocol {
-  const byName = new Map(tools.map((tool) => [tool.name, tool]));
-  if (byName.size < tools.length) throw new Error("Two tools have the same name.");
-  const listing = { tools: tools.map((tool) => tool.listing) };
+/** Serves the protocol's methods, of every era and over every transport, by the SDK's low-level `Server`. */
+export function createProtocol(options: ProtocolOptions): Protocol {
+  const { tools, prompts, sources, services, metrics, log, resultLimit } = options;
+  const methods: readonly Answering[] = [
+    ...toolMethods({ tools, metrics, log, resultLimit }),
+    ...promptMethods(prompts),
+    ...resourceMethods(sources),
+    ...completionMethods(prompts, sources),
+    // In place of the SDK's own, which remembers the level in the server object, gone with the exchange.
+    answering("logging/setLevel", ({ params }, { connection }) => {
+      if (connection !== undefined) connection.logLevel = params.level;
+      return {};
+    }),
+  ];
+  const byMethod = new Map<string, Answering>(methods.map((each) => [each.method, each]));
+  const byScheme = new Map(sources.map((source) => [source.scheme, source]));
   const { name, version } = services.runtime;
-  const info = { name, version };
-  const options: ServerOptions = {
-    capabilities: { tools: { listChanged: true } },
+  const info = { name, version, title: "MCP on AKS", icons: icons.server };
+  const unchanging = { ttlMs: LIST_TTL_MS, cacheScope: "private" } as const;
+  const serverOptions: ServerOptions = {
+    // The lists of tools and prompts change with a deployment, and no stream lives through one: nothing to tell.
+    capabilities: { tools: {}, prompts: {}, resources: { subscribe: true }, completions: {}, logging: {} },
     instructions: INSTRUCTIONS,
     cacheHints: {
-      "tools/list": { ttlMs: LIST_TTL_MS, cacheScope: "private" },
-      "server/discover": { ttlMs: LIST_TTL_MS, cacheScope: "private" },
+      "tools/list": unchanging,
+      "prompts/list": unchanging,
+      "resources/templates/list": unchanging,
+      "server/discover": unchanging,
+      "resources/list": { ttlMs: FILES_TTL_MS, cacheScope: "private" },
+      "resources/read": { ttlMs: FILES_TTL_MS, cacheScope: "private" },
     },
+    inputRequired: { roundTimeoutMs: ANSWER_TIMEOUT_MS },
   };
 
-  async function callTool(toolName: string, args: unknown, caller: Caller, context: ServerContext) {
-    const tool = byName.get(toolName);
-    if (tool === undefined) {
-      metrics.toolCalled(toolName, "failed", 0);
-      const known = tools.map((each) => each.name).join(", ");
-      throw new ProtocolError(
-        ProtocolErrorCode.InvalidParams,
-        `Unknown tool ${JSON.stringify(toolName)}; there are ${known}.`,
-      );
-    }
-    const { signal } = context.mcpReq;
-    const started = performance.now();
-    const { status, result, error } = await outcomeOf(tool, args, { ...services, caller, signal, log });
-    const durationMs = performance.now() - started;
-    metrics.toolCalled(toolName, status, durationMs / 1000);
-    const event = {
-      event: "tool.called",
-      tool: toolName,
-      status,
-      durationMs: Math.round(durationMs * 10) / 10,
-      subject: caller.subject,
-      method: caller.method,
-      keyId: caller.keyId,
-    };
-    if (status === "broken") log.error({ ...event, err: error });
-    else log.info(event);
-    return result;
-  }
+  const { workspaces, ...shared } = services;
+  const contextOf = async (caller: Caller): Promise<Omit<CallContext, "signal">> => {
+    return { ...shared, workspace: await workspaces.of(caller), caller, log };
+  };
 
   return {
-    factory(everyone) {
-      const call = (request: { params: { name: string; arguments?: unknown } }, context: ServerContext) => {
+    parameterHeaders: createParameterHeaders(tools),
+    server({ caller: everyone, connection, method } = {}) {
+      const server = new Server(info, serverOptions);
+      const exchangeOf = (context: ServerContext): Exchange => {
         const authInfo = context.http?.authInfo;
         const caller = everyone ?? (authInfo && callers.get(authInfo));
-        if (caller === undefined) throw new Error("A call without a caller reached the tools.");
-        return callTool(request.params.name, request.params.arguments, caller, context);
+        if (caller === undefined) throw new Error("A request without a caller reached the protocol.");
+        const call = async () => ({ ...(await contextOf(caller)), signal: context.mcpReq.signal });
+        return { caller, call, context, server, connection };
       };
-      const list = () => listing;
-      return () => {
-        const server = new Server(info, options);
-        server.setRequestHandler("tools/list", list);
-        server.setRequestHandler("tools/call", call);
-        return server;
-      };
+      const one = method === undefined ? undefined : byMethod.get(method);
+      for (const each of one === undefined ? methods : [one]) each.register(server, exchangeOf);
+      return server;
+    },
+    async watch(uri, caller, changed) {
+      try {
+        const source = sourceOf(byScheme, uri);
+        if (source?.watch === undefined) throw new ResourceMissing(`There is nothing to watch at ${uri}.`);
+        return source.watch(uri, await contextOf(caller), changed);
+      } catch (error) {
+        if (!(error instanceof ResourceMissing || error instanceof ResourceFailure)) throw error;
+        throw new ProtocolError(ProtocolErrorCode.InvalidParams, error.message, { uri });
+      }
     },
   };
-}
-
-interface Outcome {
-  readonly status: ToolStatus;
-  readonly result: CallToolResult;
-  readonly error?: unknown;
-}
-
-async function outcomeOf(tool: Tool, args: unknown, context: Parameters<Tool["call"]>[1]): Promise<Outcome> {
-  try {
-    const output = await tool.call(args, context);
-    return {
-      status: "ok",
-      result: { content: [{ type: "text", text: JSON.stringify(output) }], structuredContent: output },
-    };
-  } catch (error) {
-    if (context.signal.aborted) return { status: "cancelled", result: failure("The call was cancelled.") };
-    if (error instanceof ToolFailure) return { status: "failed", result: failure(error.message, error.output) };
-    // What broke is for the log; a stack or a path is nothing to tell a caller.
-    return {
-      status: "broken",
-      result: failure(`${tool.name} failed by a fault of its own; the server's log has the details.`),
-      error,
-    };
-  }
-}
-
-function failure(sentence: string, output?: Record<string, unknown>): CallToolResult {
-  const content: CallToolResult["content"] = [{ type: "text", text: sentence }];
-  if (output === undefined) return { content, isError: true };
-  content.push({ type: "text", text: JSON.stringify(output) });
-  return { content, structuredContent: output, isError: true };
 }

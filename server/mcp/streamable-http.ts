@@ -1,20 +1,29 @@
 import underPressure from "@fastify/under-pressure";
 import { toNodeHandler } from "@modelcontextprotocol/node";
-import { createMcpHandler } from "@modelcontextprotocol/server";
+import { classifyInboundRequest, createMcpHandler } from "@modelcontextprotocol/server";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Authenticate } from "../auth/authenticate.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
+import { createListenStreams } from "./listen-streams.ts";
+import { createOlderHttp } from "./older-http.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
+import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR } from "./refusals.ts";
+import { createWebSockets } from "./websockets.ts";
 
-/** The MCP endpoint: one path, POST alone, since the stateless protocol has no other verb. */
+/** The MCP endpoint: Streamable HTTP at `/mcp` and WebSocket at `/mcp/ws`, for every version of the protocol. */
 export interface StreamableHttp {
-  /** Registers the endpoint at `/mcp`. */
+  /** Has the listener take WebSocket upgrades; to be registered before any route. */
+  readonly upgrades: (app: FastifyInstance) => Promise<void>;
+  /** Registers the endpoint at `/mcp`, and what stands under it. */
   readonly plugin: (app: FastifyInstance) => Promise<void>;
-  /** Ends open subscription streams as the protocol has it, with a last result; new ones are refused. */
+  /**
+   * Ends open streams as the protocol has it, and WebSocket connections when they have nothing in progress. New ones
+   * are refused by whoever closes the listener.
+   */
   endStreams(): Promise<void>;
-  /** Resolves when no exchange is open, or after `ms`; tells which. */
+  /** Resolves when nothing is in progress, or after `ms`; tells which. */
   idle(ms: number): Promise<boolean>;
   /** Aborts what is still open. */
   abort(): Promise<void>;
@@ -35,32 +44,66 @@ interface StreamableHttpOptions {
 const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
 
-/** JSON-RPC's code for a body that is no JSON, and the SDK's for what the transport refuses. */
-const PARSE_ERROR = -32_700;
-const TRANSPORT_ERROR = -32_000;
-
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
   const { protocol, authenticate, refuseForeign, metrics, bodyLimit } = options;
   const callers = new WeakMap<FastifyRequest, Caller>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
 
-  // Subscriptions have a handler of their own, because closing a handler is the one way to end its streams, and it
-  // would cut off running calls with them.
-  const handlers = { calls: createMcpHandler(protocol.factory()), streams: createMcpHandler(protocol.factory()) };
-  const node = { calls: toNodeHandler(handlers.calls), streams: toNodeHandler(handlers.streams) };
+  const calls = createMcpHandler(
+    // The header is required, and the SDK has found it to name the body's method by then.
+    ({ requestInfo }) => protocol.server({ method: requestInfo?.headers.get("mcp-method") ?? undefined }),
+    { legacy: "reject" },
+  );
+  const callsOverNode = toNodeHandler(calls);
+  const streams = createListenStreams(protocol);
+  const older = createOlderHttp(protocol);
+  const isIdle = () => open.size === 0 && !sockets.busy;
+  const tellIdle = () => {
+    if (isIdle()) onIdle?.();
+  };
+  const sockets = createWebSockets({ protocol, metrics, messageLimit: bodyLimit, onIdle: tellIdle });
+
+  const callerOf = (request: FastifyRequest): Caller => {
+    const caller = callers.get(request);
+    if (caller === undefined) throw new Error("A request without a caller reached the endpoint.");
+    return caller;
+  };
+
+  const post = async (request: FastifyRequest, reply: FastifyReply) => {
+    const caller = callerOf(request);
+    const { body } = request;
+    // Which version a request speaks is for the SDK to tell; it is asked the same once more where it serves one.
+    const { kind } = classifyInboundRequest({ httpMethod: "POST", ...protocolHeaders(request), body });
+    if (kind === "legacy") return older.post(request, reply, caller);
+    if (methodOf(body) === "subscriptions/listen" && kind === "modern") return streams.open(request, reply, caller);
+    const fault = protocol.parameterHeaders.faultOf(body, request.headers);
+    if (fault !== undefined) {
+      return refuse(reply, 400, HEADER_MISMATCH, `Header mismatch: ${fault.reason}.`, fault.id);
+    }
+    reply.hijack();
+    await callsOverNode(Object.assign(request.raw, { auth: authInfoOf(caller) }), reply.raw, body);
+  };
 
   const plugin = async (app: FastifyInstance) => {
+    // Fastify reads plain text too; the protocol has no other type than JSON.
+    app.removeContentTypeParser("text/plain");
+
     app.addHook("onRequest", async (request, reply) => {
       const started = performance.now();
       metrics.connectionOpened();
-      open.add(reply);
+      // A WebSocket stays open for as long as its client likes; what is in progress on it is counted there.
+      if (!request.ws) open.add(reply);
       // "close" comes after every end of an answer, a client that went away included.
       reply.raw.once("close", () => {
         metrics.connectionClosed();
-        metrics.requestServed(methodOf(request.body), reply.raw.statusCode, (performance.now() - started) / 1000);
+        if (request.ws && reply.raw.statusCode === 200) return;
+        // The stream of the older protocols is no call, and stays open as long as its client likes.
+        const isStream = request.method === "GET" && reply.raw.statusCode === 200;
+        const method = isStream ? "subscriptions/listen" : methodOf(request.body);
+        metrics.requestServed(method, reply.raw.statusCode, (performance.now() - started) / 1000);
         open.delete(reply);
-        if (open.size === 0) onIdle?.();
+        tellIdle();
       });
     });
 
@@ -76,19 +119,21 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       const foreign = refuseForeign(request.headers);
       if (foreign !== undefined) {
         request.log.warn({ event: "request.refused", reason: "foreign", origin: request.headers.origin });
-        return refuse(reply, 403, TRANSPORT_ERROR, foreign);
+        refuse(reply, 403, TRANSPORT_ERROR, foreign);
+        return reply;
       }
       const caller = authenticate(request.headers.authorization);
       if (caller === undefined) {
         request.log.warn({ event: "request.refused", reason: "unauthenticated" });
         // The same whatever was wrong: which part of a guess was right is nobody's business.
         reply.header("www-authenticate", 'Bearer realm="mcp"');
-        return refuse(
+        refuse(
           reply,
           401,
           TRANSPORT_ERROR,
           "Authentication required: send a valid key as Authorization: Bearer <key>.",
         );
+        return reply;
       }
       callers.set(request, caller);
     });
@@ -98,44 +143,54 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       url: "/mcp",
       bodyLimit,
       handler: async (request, reply) => {
-        const caller = callers.get(request);
-        if (caller === undefined) throw new Error("A request without a caller reached the endpoint.");
-        reply.hijack();
-        const handle = methodOf(request.body) === "subscriptions/listen" ? node.streams : node.calls;
-        await handle(Object.assign(request.raw, { auth: authInfoOf(caller) }), reply.raw, request.body);
+        await post(request, reply);
+        return reply;
       },
     });
 
     app.route({
       method: ["GET", "DELETE", "PUT", "PATCH", "OPTIONS"],
       url: "/mcp",
-      handler: (_request, reply) => {
-        reply.header("allow", "POST");
-        return refuse(
-          reply,
-          405,
-          TRANSPORT_ERROR,
-          "Method not allowed: this endpoint is stateless and takes POST only.",
-        );
+      handler: async (request, reply) => {
+        // Only a session of an older protocol has a stream to GET. None can be ended by DELETE, since nothing of it is
+        // kept; the specification has 405 for that (2025-11-25, Transports, "Session Management").
+        if (request.method === "GET" && request.headers["mcp-session-id"] !== undefined) {
+          older.get(request, reply, callerOf(request));
+          return reply;
+        }
+        reply.header("allow", request.headers["mcp-session-id"] === undefined ? "POST" : "GET, POST");
+        refuse(reply, 405, TRANSPORT_ERROR, "Method not allowed: this endpoint is stateless and takes POST only.");
+        return reply;
       },
     });
+
+    sockets.route(app, callerOf);
 
     app.setErrorHandler((error: FastifyError, request, reply) => {
       const status = error.statusCode ?? 500;
       if (status >= 500) {
         request.log.error({ event: "request.failed", err: error });
-        return refuse(reply, 500, -32_603, "Internal server error.");
+        return refuse(reply, 500, INTERNAL_ERROR, "Internal server error.");
       }
       return refuse(reply, status, status === 400 ? PARSE_ERROR : TRANSPORT_ERROR, bodyFault(error, bodyLimit));
     });
   };
 
   return {
+    upgrades: sockets.upgrades,
     plugin,
-    endStreams: () => handlers.streams.close(),
-    abort: () => handlers.calls.close(),
+    async endStreams() {
+      sockets.drain();
+      older.endStreams();
+      await streams.endAll();
+    },
+    async abort() {
+      older.abort();
+      sockets.terminate();
+      await calls.close();
+    },
     idle(ms) {
-      if (open.size === 0) return Promise.resolve(true);
+      if (isIdle()) return Promise.resolve(true);
       return new Promise((resolve) => {
         const timer = setTimeout(() => resolve(false), ms);
         onIdle = () => {
@@ -146,6 +201,18 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     },
   };
 }
+
+/** The headers by which the 2026-07-28 protocol repeats what is in the body. */
+function protocolHeaders({ headers }: FastifyRequest) {
+  return {
+    protocolVersionHeader: one(headers["mcp-protocol-version"]),
+    mcpMethodHeader: one(headers["mcp-method"]),
+    mcpNameHeader: one(headers["mcp-name"]),
+  };
+}
+
+const one = (value: string | string[] | undefined): string | undefined =>
+  Array.isArray(value) ? value.join(", ") : value;
 
 /** What Fastify says of a body it did not take, in words for whoever sent it. */
 function bodyFault(error: FastifyError, bodyLimit: number): string {
@@ -159,10 +226,6 @@ function bodyFault(error: FastifyError, bodyLimit: number): string {
     default:
       return `Parse error: ${error.message}`;
   }
-}
-
-function refuse(reply: FastifyReply, status: number, code: number, message: string) {
-  return reply.code(status).send({ jsonrpc: "2.0", id: null, error: { code, message } });
 }
 
 function methodOf(body: unknown): string | undefined {

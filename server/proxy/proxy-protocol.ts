@@ -16,8 +16,8 @@ export interface ProxyProtocolOptions {
 }
 
 /**
- * Methods that set something up for the rest of a session, or ask for what comes without being asked for. Over HTTP
- * each request stands alone, so they are not offered.
+ * Methods that set something up in the command for the rest of a session, or ask for what comes unasked. A child is
+ * shared by all that its caller does, over whichever connections, so they are not offered.
  */
 const NEED_A_SESSION = /^(logging\/setLevel|resources\/(un)?subscribe|tasks\/.*)$/;
 
@@ -25,14 +25,17 @@ const NEED_A_SESSION = /^(logging\/setLevel|resources\/(un)?subscribe|tasks\/.*)
 const UNAVAILABLE = -32_000;
 
 /**
- * Serves the protocol over HTTP, both eras and stateless, from stdio servers. The SDK's server does each exchange with
- * the client, era and envelope included; what is asked for in it goes to the caller's child, and its answer comes back.
+ * Serves the protocol, of every era and over every transport, from stdio servers. The SDK's server does each exchange
+ * with the client, era and envelope included; what is asked for in it goes to the caller's child, and its answer comes
+ * back.
  */
 export function createProxyProtocol({ children, description, metrics, log }: ProxyProtocolOptions): Protocol {
-  async function pass(request: { method: string; params?: unknown }, context: ServerContext): Promise<JsonObject> {
+  async function pass(
+    request: { method: string; params?: unknown },
+    context: ServerContext,
+    subject: string | undefined,
+  ): Promise<JsonObject> {
     const { method } = request;
-    // A proxy listens on HTTP alone, where every exchange has a caller.
-    const subject = context.http?.authInfo?.clientId;
     if (subject === undefined) throw new Error("A call without a caller reached the proxy.");
     if (NEED_A_SESSION.test(method)) throw new ProtocolError(ProtocolErrorCode.MethodNotFound, "Method not found");
     const params = (request.params ?? {}) as JsonObject;
@@ -60,14 +63,21 @@ export function createProxyProtocol({ children, description, metrics, log }: Pro
   }
 
   return {
-    factory: () => () => {
+    // What the children's tools want in headers is known to them alone, and they get no headers to hold it against.
+    parameterHeaders: { faultOf: () => undefined },
+    server({ caller } = {}) {
       const { info, capabilities, instructions } = description();
       const server = new Server(info, {
         capabilities: offered(capabilities),
         ...(instructions !== undefined && { instructions }),
       });
-      server.fallbackRequestHandler = pass;
+      // The caller of the connection, or over HTTP of the request.
+      server.fallbackRequestHandler = (request, context) =>
+        pass(request, context, caller?.subject ?? context.http?.authInfo?.clientId);
       return server;
+    },
+    async watch(uri) {
+      throw new ProtocolError(ProtocolErrorCode.InvalidParams, `There is nothing to watch at ${uri}.`, { uri });
     },
   };
 }

@@ -1,28 +1,40 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { randomUUID } from "node:crypto";
-import { readdir, readFile } from "node:fs/promises";
+import { mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import type { CommandLimits, Role } from "../config.ts";
+import {
+  killLeftovers,
+  proportionalBytes,
+  releaseTag,
+  type Tag,
+  taggedProcesses,
+  takeTag,
+  usageOf,
+} from "./command-processes.ts";
+import { type Isolation, KILLED_INSIDE } from "./isolation.ts";
+import { removeTree } from "./remove-tree.ts";
 import { wholeCharactersFromStart, wholeCharactersToEnd } from "./utf8.ts";
 
-/** Bounds on every command; seconds and bytes as configured. */
-export interface CommandLimits {
-  /** Longest run and the default one, seconds. */
-  readonly timeoutSeconds: number;
-  /** Bytes kept of each output stream. */
-  readonly outputBytes: number;
-  /** Commands at once. */
-  readonly concurrency: number;
-}
-
 export interface CommandRequest {
-  /** Run by `/bin/sh -c`. */
-  readonly command: string;
+  /** Program and arguments; a shell's are `/bin/sh`, `-c` and the command line. */
+  readonly words: readonly [string, ...string[]];
+  /** Root of the caller's workspace, absolute; the command's home. */
+  readonly workspace: string;
   /** Absolute, existing, already checked to be inside the workspace. */
   readonly directory: string;
-  /** Home of the command: the root of the workspace. */
-  readonly home: string;
-  /** At most the limit. */
-  readonly timeoutSeconds: number;
+  /** Whom the command counts for. */
+  readonly caller: string;
+  /** Whose limits hold. */
+  readonly role: Role;
+  /** At most the role's limit, which is the default. */
+  readonly timeoutSeconds?: number | undefined;
+  /** Bytes of the largest file it may write, where that is less than the role's limit. */
+  readonly fileBytes?: number | undefined;
   readonly signal: AbortSignal;
+  /** Hears of output as it comes, before any of it is dropped. Must neither throw nor take long. */
+  readonly onOutput?: ((stream: "stdout" | "stderr", chunk: Buffer) => void) | undefined;
 }
 
 /** One output stream: its head and its tail when it was longer than the limit. */
@@ -39,15 +51,23 @@ export interface CommandResult {
   readonly stdout: CapturedStream;
   readonly stderr: CapturedStream;
   /** Why the command was killed, when it was. */
-  readonly killed: "timeout" | "cancelled" | "output" | "shutdown" | undefined;
+  readonly killed: "timeout" | "cancelled" | "output" | "cpu" | "memory" | "processes" | "shutdown" | undefined;
   readonly durationMs: number;
 }
 
 export type Kill = NonNullable<CommandResult["killed"]>;
 
-/** Too many commands run already. */
+/** Too many commands run already, of this caller or of all. */
 export class CommandLimitReached extends Error {
   override readonly name = "CommandLimitReached";
+  readonly scope: "caller" | "server";
+  readonly limit: number;
+
+  constructor(scope: "caller" | "server", limit: number) {
+    super(`${limit} commands of this ${scope} run already`);
+    this.scope = scope;
+    this.limit = limit;
+  }
 }
 
 /** The operating system would not start the command. `code` is its error code, such as `EAGAIN`. */
@@ -62,15 +82,30 @@ export class CommandNotStarted extends Error {
 }
 
 export interface CommandRunner {
-  readonly limits: CommandLimits;
+  readonly limits: Readonly<Record<Role, CommandLimits>>;
+  /** Commands at once, whoever called them. */
+  readonly concurrency: number;
+  /** Whether command lines are a shell's. */
+  readonly shell: boolean;
   /** Commands running now. */
   readonly running: number;
+  /** What keeps commands apart; found out once, after the start. */
+  readonly isolation: Promise<Isolation>;
   /** Runs one command to its end. Throws {@link CommandLimitReached} or {@link CommandNotStarted}. */
   run(request: CommandRequest): Promise<CommandResult>;
   /** Kills what runs, with SIGTERM first; the calls end with `killed: "shutdown"`. */
   stopAll(): void;
-  /** Kills what runs, at once and without waiting: for the last act of a process. */
+  /** Kills what runs and removes what isolation keeps on disk, at once and without waiting: for the last act of a process. */
   killAllNow(): void;
+}
+
+export interface CommandRunnerOptions {
+  readonly limits: Readonly<Record<Role, CommandLimits>>;
+  /** Commands at once, whoever called them. */
+  readonly concurrency: number;
+  /** Whether command lines are a shell's; otherwise they are one program and its arguments. */
+  readonly shell: boolean;
+  readonly isolation: Promise<Isolation>;
 }
 
 /** Time from SIGTERM to SIGKILL. */
@@ -79,18 +114,146 @@ const TERM_GRACE_MS = 2000;
 const PIPE_GRACE_MS = 500;
 /** A command that writes this many times its output limit is a flood: reading it only to drop it starves others. */
 const FLOOD_FACTOR = 1024;
-/** The one variable that marks a command's processes, so that those which left the process group are found. */
-const MARK = "MCP_COMMAND_ID";
+/** How often a command's processes are added up. Shorter commands are held by the kernel's limits of each alone. */
+const WATCH_MS = 250;
+
+/** How long the hunt for what a command left behind may take; what is left then is killed when the next one ends. */
+const HUNT_MS = 2000;
+/** Rounds of it when there is no more waiting. */
+const LAST_ROUNDS = 5;
+
+/** One command that runs. */
+interface Run {
+  readonly child: ChildProcess;
+  readonly tag: Tag;
+  readonly limits: CommandLimits;
+  stop(why: Kill, how?: "term" | "kill"): void;
+}
 
 /**
- * Runs shell commands: each in its own process group, with an environment built from nothing, no input, and bounds on
- * time, output and number. When a command ends, whatever it left behind ends with it.
+ * Runs commands: each in its own process group and in whatever isolation the kernel allows, with an environment built
+ * from nothing, no input, and bounds on time, memory, processes, output and number. When a command ends, whatever it
+ * left behind ends with it.
  */
-export function createCommandRunner(limits: CommandLimits): CommandRunner {
-  const running = new Set<{ child: ChildProcess; stop(why: Kill): void }>();
+export function createCommandRunner({ limits, concurrency, shell, isolation }: CommandRunnerOptions): CommandRunner {
+  const running = new Set<Run>();
+  // From the moment that a command is let in; starting it takes a while.
+  const admitted = new Map<string, number>();
+  let admittedInAll = 0;
+  let watch: NodeJS.Timeout | undefined;
+  let isolated: Isolation | undefined;
+  let ended = false;
+  isolation.then(
+    (found) => {
+      isolated = found;
+      if (ended) found.close();
+    },
+    // For whoever awaits it.
+    () => {},
+  );
+
+  function admit(caller: string, most: number): () => void {
+    const own = admitted.get(caller) ?? 0;
+    if (admittedInAll >= concurrency) throw new CommandLimitReached("server", concurrency);
+    if (own >= most) throw new CommandLimitReached("caller", most);
+    admitted.set(caller, own + 1);
+    admittedInAll++;
+    return () => {
+      admittedInAll--;
+      const left = (admitted.get(caller) ?? 1) - 1;
+      if (left === 0) admitted.delete(caller);
+      else admitted.set(caller, left);
+    };
+  }
+
+  /** The kernel's limits are each process's own; their sum is looked at from here. */
+  function watchAll(): void {
+    const processes = taggedProcesses();
+    for (const run of running) enforceTotals(run, processes.get(run.tag) ?? []);
+  }
+
+  async function runAdmitted(request: CommandRequest, most: CommandLimits): Promise<CommandResult> {
+    const ready = await isolation;
+    const { needsTemporary, endsAll } = ready;
+    request.signal.throwIfAborted();
+    const started = performance.now();
+    const tag = takeTag();
+    const timeoutSeconds = request.timeoutSeconds ?? most.timeoutSeconds;
+    const temporary = needsTemporary ? await makeTemporary() : undefined;
+    const stdout = captureOf(most.outputBytes);
+    const stderr = captureOf(most.outputBytes);
+    let killed: Kill | undefined;
+    let hardKill: NodeJS.Timeout | undefined;
+    let timeout: NodeJS.Timeout | undefined;
+    let run: Run | undefined;
+    const onAbort = () => run?.stop("cancelled");
+    try {
+      const child = start(request, { ...most, tag, temporary }, ready);
+      const stop = (why: Kill, how: "term" | "kill" = "term") => {
+        if (killed !== undefined) return;
+        killed = why;
+        if (how === "kill") return signalGroup(child, "SIGKILL");
+        signalGroup(child, "SIGTERM");
+        hardKill = setTimeout(() => signalGroup(child, "SIGKILL"), TERM_GRACE_MS);
+      };
+      run = { child, tag, limits: most, stop };
+      running.add(run);
+      watch ??= setInterval(watchAll, WATCH_MS).unref();
+
+      timeout = setTimeout(() => stop("timeout"), timeoutSeconds * 1000);
+      request.signal.addEventListener("abort", onAbort, { once: true });
+      if (request.signal.aborted) onAbort();
+
+      const floodBytes = most.outputBytes * FLOOD_FACTOR;
+      for (const [stream, capture, name] of [
+        [child.stdout, stdout, "stdout"],
+        [child.stderr, stderr, "stderr"],
+      ] as const) {
+        stream?.on("data", (chunk: Buffer) => {
+          capture.add(chunk);
+          request.onOutput?.(name, chunk);
+          if (capture.seen > floodBytes) stop("output");
+        });
+        // A pipe torn down from here ends with an error that says nothing new.
+        stream?.on("error", () => {});
+      }
+
+      const closed = new Promise<void>((resolve) => child.once("close", () => resolve()));
+      const { exitCode, signal } = await exitOf(child);
+      // Background children may hold the pipes and outlive the shell; neither is allowed.
+      signalGroup(child, "SIGKILL");
+      running.delete(run);
+      releaseTag(tag);
+      if (!endsAll) await hunt();
+      await within(closed, PIPE_GRACE_MS);
+      child.stdout?.destroy();
+      child.stderr?.destroy();
+      if (signal === "SIGXCPU") killed ??= "cpu";
+      return {
+        ...endOf({ exitCode, signal, stderr: stderr.read() }),
+        stdout: stdout.read(),
+        killed,
+        durationMs: Math.round(performance.now() - started),
+      };
+    } finally {
+      clearTimeout(timeout);
+      clearTimeout(hardKill);
+      request.signal.removeEventListener("abort", onAbort);
+      if (run !== undefined) running.delete(run);
+      releaseTag(tag);
+      if (running.size === 0) {
+        clearInterval(watch);
+        watch = undefined;
+      }
+      if (temporary !== undefined) await removeTree(temporary).catch(() => {});
+    }
+  }
 
   return {
     limits,
+    concurrency,
+    shell,
+    isolation,
     get running() {
       return running.size;
     },
@@ -99,84 +262,74 @@ export function createCommandRunner(limits: CommandLimits): CommandRunner {
     },
     killAllNow() {
       for (const { child } of running) signalGroup(child, "SIGKILL");
+      for (const { tag } of running) releaseTag(tag);
+      if (isolated?.endsAll === false) for (let round = 0; round < LAST_ROUNDS && killLeftovers() > 0; round++);
+      ended = true;
+      isolated?.close();
     },
     async run(request) {
-      if (running.size >= limits.concurrency) throw new CommandLimitReached();
-      const started = performance.now();
-      const mark = randomUUID();
-      const child = start(request, mark);
-      const stdout = captureOf(limits.outputBytes);
-      const stderr = captureOf(limits.outputBytes);
-
-      let killed: Kill | undefined;
-      let hardKill: NodeJS.Timeout | undefined;
-      const stop = (why: Kill) => {
-        if (killed !== undefined) return;
-        killed = why;
-        signalGroup(child, "SIGTERM");
-        hardKill = setTimeout(() => signalGroup(child, "SIGKILL"), TERM_GRACE_MS);
-      };
-      const entry = { child, stop };
-      running.add(entry);
-
-      const onAbort = () => stop("cancelled");
-      const timeout = setTimeout(() => stop("timeout"), request.timeoutSeconds * 1000);
-      request.signal.addEventListener("abort", onAbort, { once: true });
-      if (request.signal.aborted) onAbort();
-
-      const floodBytes = limits.outputBytes * FLOOD_FACTOR;
-      for (const [stream, capture] of [
-        [child.stdout, stdout],
-        [child.stderr, stderr],
-      ] as const) {
-        stream?.on("data", (chunk: Buffer) => {
-          capture.add(chunk);
-          if (capture.seen > floodBytes) stop("output");
-        });
-        // A pipe torn down from here ends with an error that says nothing new.
-        stream?.on("error", () => {});
-      }
-
+      const most = limits[request.role];
+      const leave = admit(request.caller, most.concurrency);
       try {
-        const closed = new Promise<void>((resolve) => child.once("close", () => resolve()));
-        const { exitCode, signal } = await exitOf(child);
-        // Background children may hold the pipes and outlive the shell; neither is allowed.
-        signalGroup(child, "SIGKILL");
-        await killMarked(mark);
-        await within(closed, PIPE_GRACE_MS);
-        child.stdout?.destroy();
-        child.stderr?.destroy();
-        return {
-          exitCode,
-          signal,
-          stdout: stdout.read(),
-          stderr: stderr.read(),
-          killed,
-          durationMs: Math.round(performance.now() - started),
-        };
+        return await runAdmitted(request, most);
       } finally {
-        clearTimeout(timeout);
-        clearTimeout(hardKill);
-        request.signal.removeEventListener("abort", onAbort);
-        running.delete(entry);
+        leave();
       }
     },
   };
 }
 
-function start({ command, directory, home }: CommandRequest, mark: string): ChildProcess {
+/** A directory for one command's temporary files; without one, it has to do with its workspace. */
+function makeTemporary(): Promise<string | undefined> {
+  return mkdtemp(join(tmpdir(), "mcp-command-")).catch(() => undefined);
+}
+
+function endOf(end: Pick<CommandResult, "exitCode" | "signal" | "stderr">) {
+  const { exitCode, stderr } = end;
+  if (exitCode !== 1 || !stderr.text.endsWith(KILLED_INSIDE)) return end;
+  const text = stderr.text.slice(0, -KILLED_INSIDE.length);
+  return { exitCode: null, signal: "SIGKILL", stderr: { ...stderr, text } };
+}
+
+/** Kills what commands left behind, for as long as it is killed faster than it forks. */
+async function hunt(): Promise<void> {
+  const until = performance.now() + HUNT_MS;
+  while (killLeftovers() > 0 && performance.now() < until) await setImmediate();
+}
+
+function enforceTotals({ limits, stop }: Run, pids: readonly number[]): void {
+  const usage = usageOf(pids);
+  if (usage === undefined) return;
+  const { cpuSeconds, processes, residentBytes } = usage;
+  if (cpuSeconds > limits.cpuSeconds) stop("cpu");
+  else if (processes > limits.processes + UNCOUNTED) stop("processes", "kill");
+  // What is resident is quickly asked and counts shared pages twice; only when it is too much is it asked exactly.
+  else if (residentBytes > limits.memoryBytes && proportionalBytes(pids) > limits.memoryBytes) stop("memory", "kill");
+}
+
+/** Processes of the isolation itself: the waiting one, process 1 of the namespace, its sleeper. */
+const UNCOUNTED = 3;
+
+function start(
+  { words, workspace, directory, fileBytes }: CommandRequest,
+  { tag, temporary, ...limits }: CommandLimits & { tag: Tag; temporary: string | undefined },
+  isolation: Isolation,
+): ChildProcess {
+  const most = Math.min(fileBytes ?? limits.fileBytes, limits.fileBytes);
+  const launch = { words, workspace, directory, limits, fileBytes: most, tag, temporary };
   try {
-    return spawn("/bin/sh", ["-c", command], {
+    const [program, ...args] = isolation.wrap(launch);
+    return spawn(program, args, {
       cwd: directory,
       // Built from nothing: the server's own environment holds addresses and tokens that no command may see.
       env: {
-        PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        HOME: home,
+        PATH: isolation.path,
+        HOME: workspace,
         SHELL: "/bin/sh",
         LANG: "C.UTF-8",
         TERM: "dumb",
         NO_COLOR: "1",
-        [MARK]: mark,
+        ...(temporary !== undefined && { TMPDIR: temporary }),
       },
       stdio: ["ignore", "pipe", "pipe"],
       detached: true,
@@ -200,35 +353,6 @@ function signalGroup(child: ChildProcess, signal: NodeJS.Signals): void {
     process.kill(-child.pid, signal);
   } catch {
     // ESRCH: nobody is left in the group.
-  }
-}
-
-/**
- * Kills the processes that left the command's group (`setsid`, daemons) but still carry its mark in their environment.
- * Linux only, where `/proc` shows it. What leaves the group and also hides its environment, by clearing it or by being
- * a program that may not be read, escapes; the container's end catches that.
- */
-async function killMarked(mark: string): Promise<void> {
-  if (process.platform !== "linux") return;
-  const needle = `${MARK}=${mark}`;
-  // More rounds than one, since a process may fork between being seen and being killed.
-  for (let round = 0; round < 5; round++) {
-    const pids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name));
-    const found = await Promise.all(
-      pids.map(async (pid) => {
-        const environment = await readFile(`/proc/${pid}/environ`, "latin1").catch(() => "");
-        return environment.includes(needle) ? Number(pid) : undefined;
-      }),
-    );
-    const survivors = found.filter((pid) => pid !== undefined);
-    if (survivors.length === 0) return;
-    for (const pid of survivors) {
-      try {
-        process.kill(pid, "SIGKILL");
-      } catch {
-        // Gone in the meantime.
-      }
-    }
   }
 }
 

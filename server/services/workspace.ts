@@ -17,6 +17,8 @@ import {
 } from "node:fs/promises";
 import { isAbsolute, join, normalize, relative, sep } from "node:path";
 import { matchesPattern } from "./glob.ts";
+import { type Quota, QuotaExceeded, UNLIMITED } from "./quota.ts";
+import { entryPath, removeTree } from "./remove-tree.ts";
 
 export type EntryType = "file" | "directory" | "symlink" | "other";
 
@@ -66,6 +68,8 @@ export interface Workspace {
   readonly root: string;
   /** Bytes: the largest content written, copied or searched at once. */
   readonly fileSizeLimit: number;
+  /** What it may hold. Everything written through the methods below counts at once, all else when it is looked at. */
+  readonly quota: Quota;
   /** Absolute path of an existing directory inside; symlinks resolved. */
   directory(path: string): Promise<string>;
   read(path: string, offset: number, limit: number): Promise<FileSlice>;
@@ -94,6 +98,8 @@ export class WorkspaceError extends Error {
 /** Directory entries looked at by one listing or search; a bound on time, since trees have none. */
 const WALK_LIMIT = 20_000;
 const DEPTH_LIMIT = 64;
+/** Names in a path. What is nested deeper can still be deleted from above. */
+const LEVEL_LIMIT = 100;
 /** Bytes of files read by one text search. */
 const SEARCH_BYTES_LIMIT = 64 * 1024 * 1024;
 const LINES_PER_FILE = 20;
@@ -104,11 +110,14 @@ const DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOL
 const FILE = constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
 /** Makes the directory if it is missing. Throws the system's error when it cannot be used. */
-export async function openWorkspace(path: string, limits: { fileSizeLimit: number }): Promise<Workspace> {
+export async function openWorkspace(
+  path: string,
+  { fileSizeLimit, quotaOf = () => UNLIMITED }: { fileSizeLimit: number; quotaOf?: (root: string) => Quota },
+): Promise<Workspace> {
   await mkdir(path, { recursive: true });
   const root = await realpath(path);
   await access(root, constants.R_OK | constants.W_OK | constants.X_OK);
-  return new DirectoryWorkspace(root, limits.fileSizeLimit);
+  return new DirectoryWorkspace(root, fileSizeLimit, quotaOf(root));
 }
 
 /** An entry of an open directory. `at` is good for system calls for as long as the directory is open. */
@@ -128,10 +137,12 @@ interface Place {
 class DirectoryWorkspace implements Workspace {
   readonly root: string;
   readonly fileSizeLimit: number;
+  readonly quota: Quota;
 
-  constructor(root: string, fileSizeLimit: number) {
+  constructor(root: string, fileSizeLimit: number, quota: Quota) {
     this.root = root;
     this.fileSizeLimit = fileSizeLimit;
+    this.quota = quota;
   }
 
   async directory(path: string): Promise<string> {
@@ -165,6 +176,7 @@ class DirectoryWorkspace implements Workspace {
     this.#assertFits(path, content.length);
     return this.#at(path, { links: "follow", makeParents: true }, async ({ at, stats }) => {
       if (stats !== undefined) assertWritable(path, stats);
+      await this.quota.reserve(Math.max(0, content.length - (stats?.size ?? 0)), stats === undefined ? 1 : 0);
       await replaceFile(at, content, stats?.mode);
       return { created: stats === undefined, size: content.length };
     });
@@ -178,6 +190,7 @@ class DirectoryWorkspace implements Workspace {
         const opened = await file.stat();
         assertWritable(path, opened);
         this.#assertFits(path, opened.size + content.length);
+        await this.quota.reserve(content.length, stats === undefined ? 1 : 0);
         await file.writeFile(content);
         return { created: stats === undefined, size: opened.size + content.length };
       } finally {
@@ -217,6 +230,7 @@ class DirectoryWorkspace implements Workspace {
   makeDirectory(path: string): Promise<{ created: boolean }> {
     return this.#at(path, { links: "follow", makeParents: true }, async ({ at, stats }) => {
       if (stats === undefined) {
+        await this.quota.reserve(0, 1);
         await mkdir(at);
         return { created: true };
       }
@@ -225,8 +239,8 @@ class DirectoryWorkspace implements Workspace {
     });
   }
 
-  remove(path: string, recursive: boolean): Promise<void> {
-    return this.#at(path, { links: "keep" }, async ({ at, path: found, stats }) => {
+  async remove(path: string, recursive: boolean): Promise<void> {
+    await this.#at(path, { links: "keep" }, async ({ at, path: found, stats }) => {
       if (found === ".") throw new WorkspaceError("The workspace itself cannot be deleted; name something in it.");
       if (stats === undefined) throw missing(path);
       if (!stats.isDirectory()) return unlink(at);
@@ -238,6 +252,7 @@ class DirectoryWorkspace implements Workspace {
         );
       });
     });
+    this.quota.changed();
   }
 
   move(from: string, to: string): Promise<void> {
@@ -334,6 +349,10 @@ class DirectoryWorkspace implements Workspace {
     if (path.includes("\\")) throw new WorkspaceError(`${quote(path)} contains a backslash; separate names with "/".`);
     const inside = normalize(isAbsolute(path) ? relative(this.root, path) : path).replace(/\/+$/, "");
     if (inside === ".." || inside.startsWith(`..${sep}`) || isAbsolute(inside)) throw outside(path);
+    const levels = inside.split(sep).length;
+    if (levels > LEVEL_LIMIT) {
+      throw new WorkspaceError(`${quote(brief(path))} has ${levels} levels, and paths have at most ${LEVEL_LIMIT}.`);
+    }
     return inside === "" ? "." : inside;
   }
 
@@ -472,6 +491,7 @@ class DirectoryWorkspace implements Workspace {
       const content = await readWhole(source.at, this.fileSizeLimit);
       if (content === undefined)
         throw new WorkspaceError(`${quote(source.path)} changed while it was copied; try again.`);
+      await this.quota.reserve(content.length, 1);
       const file = await open(
         to,
         constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | FILE,
@@ -488,6 +508,7 @@ class DirectoryWorkspace implements Workspace {
       skipped.push(source.path);
       return;
     }
+    await this.quota.reserve(0, 1);
     await mkdir(to);
     const from = await open(source.at, DIRECTORY);
     const target = await open(to, DIRECTORY).catch(async (error: unknown) => {
@@ -514,25 +535,6 @@ function pageOf<T>(items: readonly T[], offset: number, end: WalkEnd): Paged<T> 
   if (end === "complete") return { items };
   if (end === "page full") return { items, nextOffset: offset + items.length };
   return { items, incomplete: end };
-}
-
-/** A path for system calls to `name` in an open directory. */
-function entryPath(directory: FileHandle, path: string, name: string): string {
-  return process.platform === "linux" ? `/proc/self/fd/${directory.fd}/${name}` : join(path, name);
-}
-
-async function removeTree(at: string): Promise<void> {
-  const directory = await open(at, DIRECTORY);
-  try {
-    for (const name of await readdir(entryPath(directory, at, "."))) {
-      const entry = entryPath(directory, at, name);
-      if ((await lstat(entry)).isDirectory()) await removeTree(entry);
-      else await unlink(entry);
-    }
-  } finally {
-    await directory.close();
-  }
-  await rmdir(at);
 }
 
 /** Writes beside the file and renames over it, so that a reader sees the old content or the new, never a part. */
@@ -628,6 +630,7 @@ function assertOutsideOf(source: string, destination: string, from: string, to: 
 }
 
 const quote = (path: string): string => JSON.stringify(path);
+const brief = (path: string): string => (path.length > 200 ? `${path.slice(0, 200)}...` : path);
 const missing = (path: string) =>
   new WorkspaceError(`${quote(path)} does not exist in the workspace; list the directory to see what does.`);
 const occupied = (path: string) =>
@@ -663,10 +666,10 @@ const MENDABLE: Readonly<Record<string, (path: string) => string>> = {
 
 function mendable(error: unknown, path: string): unknown {
   if (error instanceof WorkspaceError) return error;
+  if (error instanceof QuotaExceeded) return new WorkspaceError(`${quote(path)} was not written: ${error.message}`);
   const sentence = MENDABLE[codeOf(error)];
   if (sentence === undefined) return error;
-  const shown = path.length > 200 ? `${path.slice(0, 200)}...` : path;
-  return new WorkspaceError(sentence(quote(shown)), { cause: error });
+  return new WorkspaceError(sentence(quote(brief(path))), { cause: error });
 }
 
 function throwAsMendable(path: string): (error: unknown) => never {

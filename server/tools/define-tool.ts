@@ -1,11 +1,12 @@
+import type { CallToolResult, Icon } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
 import { z } from "zod";
+import type { Role } from "../config.ts";
 import type { CommandRunner } from "../services/commands.ts";
 import type { Runtime } from "../services/runtime.ts";
 import type { Workspace } from "../services/workspace.ts";
-
-/** What a caller must be allowed to do before a tool runs for it. */
-export type Role = "reader" | "operator" | "admin";
+import type { Workspaces } from "../services/workspaces.ts";
+import type { ClientChannel } from "./client-channel.ts";
 
 /** Who calls, as far as the server knows. */
 export interface Caller {
@@ -13,23 +14,34 @@ export interface Caller {
   readonly subject: string;
   /** How the caller proved it. */
   readonly method: "local" | "none" | "api-key";
+  /** Entra tenant of the subject, where there is one. */
+  readonly tenant?: string;
+  /** What the caller may do, and whose limits hold for it. */
+  readonly role: Role;
   /** First 8 hex digits of the SHA-256 of the caller's key: enough to name it, too little to guess it. */
   readonly keyId?: string;
 }
 
 /** What tools stand on; made once a process. */
 export interface Services {
-  readonly workspace: Workspace;
+  readonly workspaces: Workspaces;
   readonly commands: CommandRunner;
   readonly runtime: Runtime;
 }
 
-/** What one call of a tool gets beside its input. */
-export interface ToolContext extends Services {
+/** What one request gets beside its parameters, whatever it asks for. */
+export interface CallContext extends Omit<Services, "workspaces"> {
   readonly caller: Caller;
+  /** The caller's own. */
+  readonly workspace: Workspace;
   /** Aborts when the caller cancels or goes away. */
   readonly signal: AbortSignal;
   readonly log: FastifyBaseLogger;
+}
+
+/** What one call of a tool gets beside its input. */
+export interface ToolContext extends CallContext {
+  readonly client: ClientChannel;
 }
 
 /** The protocol's hints to clients (MCP specification, Tools, "Annotations"). Hints: nothing here is enforced. */
@@ -48,9 +60,13 @@ export interface ToolListing {
   readonly title: string;
   readonly description: string;
   readonly inputSchema: JsonObject & { type: "object" };
-  readonly outputSchema: JsonObject & { type: "object" };
+  readonly outputSchema?: JsonObject & { type: "object" };
   readonly annotations: ToolAnnotations;
+  readonly icons?: Icon[];
 }
+
+/** What a call gives back: for models and people in `content`, for programs in `structuredContent`. */
+export type ToolResult = Pick<CallToolResult, "content" | "structuredContent" | "isError">;
 
 /** A tool as the protocol side uses it: its schemas already compiled, its types already closed over. */
 export interface Tool {
@@ -58,9 +74,15 @@ export interface Tool {
   readonly role: Role;
   readonly listing: ToolListing;
   /**
-   * Checks `args` and runs. Throws {@link ToolFailure} for what the caller can mend; anything else that it throws is
-   * a fault of the tool.
+   * Checks `args`, runs, and puts the outcome into the protocol's form. Throws {@link ToolFailure} for what the caller
+   * can mend, and {@link InputNeeded}; anything else that it throws is a fault of the tool.
    */
+  respond(args: unknown, context: ToolContext): Promise<ToolResult>;
+}
+
+/** A tool of {@link defineTool}'s making. */
+export interface DefinedTool extends Tool {
+  /** What {@link Tool.respond} does, without the protocol's form. */
   call(args: unknown, context: ToolContext): Promise<JsonObject>;
 }
 
@@ -72,6 +94,8 @@ interface ToolDefinition<Input extends z.ZodObject, Output extends z.ZodObject> 
   input: Input;
   output: Output;
   annotations: ToolAnnotations;
+  /** Shown beside the tool by clients that show such things. */
+  icons?: Icon[];
   role: Role;
   run(input: z.output<Input>, context: ToolContext): Promise<z.input<Output>> | z.input<Output>;
 }
@@ -93,8 +117,8 @@ export class ToolFailure extends Error {
 /** Makes a tool of its definition. The JSON Schemas are made here, once, and never during a request. */
 export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject>(
   definition: ToolDefinition<Input, Output>,
-): Tool {
-  const { name, title, description, annotations, role, output, run } = definition;
+): DefinedTool {
+  const { name, title, description, annotations, icons, role, output, run } = definition;
   // Unknown arguments are refused: a misspelt `timout` that is dropped in silence runs with the wrong limit.
   const input = definition.input.strict();
   const listing: ToolListing = Object.freeze({
@@ -104,20 +128,26 @@ export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject
     inputSchema: jsonSchema(input, "input"),
     outputSchema: jsonSchema(output, "output"),
     annotations,
+    ...(icons && { icons }),
   });
   const known = Object.keys(input.shape);
+  const call = async (args: unknown, context: ToolContext): Promise<JsonObject> => {
+    const parsed = input.safeParse(args ?? {});
+    if (!parsed.success) throw new ToolFailure(describeIssues(name, known, args, parsed.error.issues));
+    const result = output.safeParse(await run(parsed.data as z.output<Input>, context));
+    if (!result.success) {
+      throw new Error(`${name} returned what its output schema does not allow: ${z.prettifyError(result.error)}`);
+    }
+    return result.data;
+  };
   return {
     name,
     role,
     listing,
-    async call(args, context) {
-      const parsed = input.safeParse(args ?? {});
-      if (!parsed.success) throw new ToolFailure(describeIssues(name, known, args, parsed.error.issues));
-      const result = output.safeParse(await run(parsed.data as z.output<Input>, context));
-      if (!result.success) {
-        throw new Error(`${name} returned what its output schema does not allow: ${z.prettifyError(result.error)}`);
-      }
-      return result.data;
+    call,
+    async respond(args, context) {
+      const output = await call(args, context);
+      return { content: [{ type: "text", text: JSON.stringify(output) }], structuredContent: output };
     },
   };
 }

@@ -1,26 +1,48 @@
 import { z } from "zod";
-import { CommandLimitReached, CommandNotStarted, type CommandResult } from "../services/commands.ts";
+import { icons } from "../icons.ts";
+import { CommandLineError, splitWords } from "../services/command-line.ts";
+import {
+  CommandLimitReached,
+  CommandNotStarted,
+  type CommandResult,
+  type CommandRunner,
+} from "../services/commands.ts";
+import { findProgram } from "../services/isolation.ts";
 import { defineTool, ToolFailure } from "./define-tool.ts";
+import { streamOutput } from "./output-progress.ts";
 import { failingClearly } from "./workspace-failures.ts";
 
 /** Linux takes at most this many bytes in one argument of a program (MAX_ARG_STRLEN), its end included. */
-const COMMAND_BYTES_LIMIT = 128 * 1024 - 1;
+const ARGUMENT_BYTES_LIMIT = 128 * 1024 - 1;
+/** And far more of them than this, environment included (ARG_MAX), but what wraps a command needs room as well. */
+const ARGUMENTS_BYTES_LIMIT = 1024 * 1024;
+const ARGUMENTS_LIMIT = 4096;
+
+const withoutNul = (value: string) => !value.includes("\0");
 
 export const executeCommand = defineTool({
   name: "execute_command",
   title: "Execute a command",
   description:
-    "Runs a command with /bin/sh in the workspace and returns its exit code, standard output and standard error. " +
-    "A non-zero exit code is an ordinary result: look at exitCode. The call fails (isError) only when the command " +
-    "could not run to its end: it took too long, wrote far too much, or too many commands run at once. " +
-    "There is no input and no terminal, the environment holds PATH, HOME (the workspace) and locale only, nothing " +
-    "stays running after the call, and no shell state is kept between calls. Long output keeps its head and its tail.",
+    "Runs a command in the workspace and returns its exit code, standard output and standard error. The command line " +
+    "is read by /bin/sh; on servers without a shell (see commands.shell of system_info) it is one program and its " +
+    "arguments, where quotes work but pipes, redirections, variables and patterns are refused. With args, command is " +
+    "a program's name and nothing is parsed. A non-zero exit code is an ordinary result: look at exitCode. The call " +
+    "fails (isError) only when the command was refused or could not run to its end: it took too long, used or wrote " +
+    "far too much, or too many commands run at once. There is no input and no terminal, the environment holds PATH, " +
+    "HOME (the workspace) and locale only, nothing stays running after the call, and no shell state is kept between " +
+    "calls. Long output keeps its head and its tail.",
   input: z.object({
     command: z
       .string()
       .min(1, "give the command to run")
-      .refine((command) => !command.includes("\0"), "it must not contain NUL characters")
-      .describe("Command line for /bin/sh -c, such as: grep -rn TODO src | head"),
+      .refine(withoutNul, "it must not contain NUL characters")
+      .describe("Command line, such as: grep -rn TODO src. With args, the program's name alone."),
+    args: z
+      .array(z.string().refine(withoutNul, "it must not contain NUL characters"))
+      .max(ARGUMENTS_LIMIT, `at most ${ARGUMENTS_LIMIT} arguments`)
+      .optional()
+      .describe("Arguments of the program that command names, passed on exactly as they are."),
     working_dir: z
       .string()
       .default(".")
@@ -43,59 +65,125 @@ export const executeCommand = defineTool({
     durationMs: z.number().int(),
   }),
   annotations: { readOnlyHint: false, destructiveHint: true, idempotentHint: false, openWorldHint: true },
+  icons: icons.terminal,
   role: "operator",
-  async run({ command, working_dir, timeout }, { workspace, commands, signal }) {
-    const { timeoutSeconds, concurrency } = commands.limits;
+  async run({ command, args, working_dir, timeout }, { workspace, commands, caller, signal, client }) {
+    const limits = commands.limits[caller.role];
+    const { timeoutSeconds } = limits;
     if (timeout !== undefined && timeout > timeoutSeconds) {
       throw new ToolFailure(
         `Argument "timeout" is ${timeout}: this server runs commands for at most ${timeoutSeconds} seconds; ` +
           "give less, or leave it out.",
       );
     }
-    if (Buffer.byteLength(command) > COMMAND_BYTES_LIMIT) {
-      throw new ToolFailure(
-        `Argument "command" has ${Buffer.byteLength(command)} bytes, and a command line at most ${COMMAND_BYTES_LIMIT}; ` +
-          "write a script with file_operation and run that.",
-      );
-    }
+    const words = await wordsOf(command, args, commands);
     const directory = await failingClearly(workspace.directory(working_dir));
+    const fileBytes = await workspace.quota.remainingBytes();
+    const progress = streamOutput(client);
+    const request = { words, directory, workspace: workspace.root, fileBytes, timeoutSeconds: timeout, signal };
     const result = await commands
-      .run({ command, directory, home: workspace.root, timeoutSeconds: timeout ?? timeoutSeconds, signal })
+      .run({ ...request, caller: caller.subject, role: caller.role, onOutput: progress?.add })
+      .finally(() => progress?.end())
       .catch((error: unknown) => {
-        if (error instanceof CommandLimitReached) {
-          throw new ToolFailure(
-            `${concurrency} commands run already, the most this server runs at once; try again when one has ended.`,
-          );
-        }
-        if (error instanceof CommandNotStarted) {
-          throw new ToolFailure(
-            `The command could not be started (${error.code}); try again, or try a simpler command.`,
-          );
-        }
-        throw error;
-      });
+        throw notRun(error) ?? error;
+      })
+      // What it wrote past the workspace's own methods is not counted yet.
+      .finally(() => workspace.quota.changed());
     const output = outputOf(result);
-    switch (result.killed) {
-      case undefined:
-        return output;
-      case "timeout":
-        throw new ToolFailure(
-          `The command was killed after ${timeout ?? timeoutSeconds} seconds. What it had written by then is in stdout ` +
-            `and stderr; do less in one call, or give a longer timeout (at most ${timeoutSeconds}).`,
-          output,
-        );
-      case "output":
-        throw new ToolFailure(
-          "The command was killed because its output did not end; write it to a file, or less of it.",
-          output,
-        );
-      case "shutdown":
-        throw new ToolFailure("The command was killed because this server is shutting down; call again.", output);
-      case "cancelled":
-        throw new ToolFailure("The command was killed because the call was cancelled.", output);
-    }
+    const failed = killedBecause(result, timeout ?? timeoutSeconds, limits);
+    if (failed !== undefined) throw new ToolFailure(failed, output);
+    return output;
   },
 });
+
+/** Program and arguments of a command; a failure where the server does not allow them. */
+async function wordsOf(
+  command: string,
+  args: readonly string[] | undefined,
+  { shell, isolation }: CommandRunner,
+): Promise<[string, ...string[]]> {
+  const [program, ...rest] = args === undefined ? lineToWords(command, shell) : [command, ...args];
+  if (program === undefined || program === "") {
+    throw new ToolFailure('Argument "command" names no program; give its name first.');
+  }
+  for (const word of [program, ...rest]) {
+    if (Buffer.byteLength(word) > ARGUMENT_BYTES_LIMIT) {
+      throw new ToolFailure(
+        `Argument "command" has ${Buffer.byteLength(word)} bytes in one piece, and a program takes at most ` +
+          `${ARGUMENT_BYTES_LIMIT}; write a file with file_operation and name that.`,
+      );
+    }
+  }
+  if (rest.reduce((bytes, word) => bytes + Buffer.byteLength(word), 0) > ARGUMENTS_BYTES_LIMIT) {
+    throw new ToolFailure(`The arguments have more than ${ARGUMENTS_BYTES_LIMIT} bytes together; pass fewer.`);
+  }
+  const { programs } = await isolation;
+  if (programs !== undefined) {
+    const allowed = programs.get(program);
+    if (allowed !== undefined) return [allowed, ...rest];
+    const names = [...programs.keys()].join(", ");
+    throw new ToolFailure(`${brief(program)} is not a program that this server runs; it runs ${names}.`);
+  }
+  if (!program.includes("/") && (await findProgram(program)) === undefined) {
+    throw new ToolFailure(`There is no program ${brief(program)} on this server; check its name.`);
+  }
+  return [program, ...rest];
+}
+
+function lineToWords(command: string, shell: boolean): string[] {
+  if (shell) return ["/bin/sh", "-c", command];
+  try {
+    return splitWords(command);
+  } catch (error) {
+    if (!(error instanceof CommandLineError)) throw error;
+    throw new ToolFailure(`Argument "command" is ${brief(command)}: ${error.message}, or pass words as args.`);
+  }
+}
+
+function notRun(error: unknown): ToolFailure | undefined {
+  if (error instanceof CommandLimitReached) {
+    const whose =
+      error.scope === "caller"
+        ? "of yours run already, the most one caller may run"
+        : "run already, the most this server runs";
+    return new ToolFailure(`${error.limit} commands ${whose} at once; try again when one has ended.`);
+  }
+  if (error instanceof CommandNotStarted) {
+    return new ToolFailure(`The command could not be started (${error.code}); try again, or try a simpler command.`);
+  }
+  return undefined;
+}
+
+/** Why the command did not run to its end, in a sentence with the mend; undefined when it did. */
+function killedBecause(
+  { killed }: CommandResult,
+  seconds: number,
+  { timeoutSeconds, cpuSeconds, memoryBytes, processes }: CommandRunner["limits"]["admin"],
+): string | undefined {
+  switch (killed) {
+    case undefined:
+      return undefined;
+    case "timeout":
+      return (
+        `The command was killed after ${seconds} seconds. What it had written by then is in stdout ` +
+        `and stderr; do less in one call, or give a longer timeout (at most ${timeoutSeconds}).`
+      );
+    case "output":
+      return "The command was killed because its output did not end; write it to a file, or less of it.";
+    case "cpu":
+      return `The command was killed because it used ${cpuSeconds} seconds of CPU time, the most a command gets; do less in one call.`;
+    case "memory":
+      return `The command was killed because it used more than ${memoryBytes} bytes of memory; work on less at once.`;
+    case "processes":
+      return `The command was killed because it had more than ${processes} processes and threads; start fewer at once.`;
+    case "shutdown":
+      return "The command was killed because this server is shutting down; call again.";
+    case "cancelled":
+      return "The command was killed because the call was cancelled.";
+  }
+}
+
+const brief = (text: string) => JSON.stringify(text.length > 80 ? `${text.slice(0, 77)}...` : text);
 
 function outputOf({ exitCode, signal, stdout, stderr, killed, durationMs }: CommandResult) {
   return {

@@ -1,7 +1,9 @@
-import { isUtf8 } from "node:buffer";
 import { z } from "zod";
-import { wholeCharactersFromStart, wholeCharactersToEnd } from "../services/utf8.ts";
+import { icons } from "../icons.ts";
+import { textPageOf } from "../services/text-page.ts";
 import type { Workspace } from "../services/workspace.ts";
+import type { ClientChannel } from "./client-channel.ts";
+import { confirm } from "./confirm.ts";
 import { defineTool, ToolFailure } from "./define-tool.ts";
 import { failingClearly } from "./workspace-failures.ts";
 
@@ -124,13 +126,36 @@ export const fileOperation = defineTool({
   input,
   output,
   annotations: { readOnlyHint: false, destructiveHint: true, idempotentHint: false, openWorldHint: false },
+  icons: icons.file,
   role: "operator",
-  async run(request, { workspace, signal }) {
+  async run(request, { workspace, signal, client }) {
     assertArgumentsBelong(request);
+    if (request.operation === "delete" && request.recursive)
+      await assertAgreed(request.path, workspace, signal, client);
     const result = await failingClearly(perform(request, workspace, signal));
     return { operation: request.operation, path: request.path, ...result };
   },
 });
+
+/** Entries counted for a question; more than these are many. */
+const COUNT_LIMIT = 1000;
+
+/**
+ * Whoever sits at the client agrees before a directory goes with all that it holds, where the client can ask; the
+ * client that cannot was told by the annotations that this tool destroys.
+ */
+async function assertAgreed(path: string, workspace: Workspace, signal: AbortSignal, client: ClientChannel) {
+  const { type } = await failingClearly(workspace.stat(path));
+  if (type !== "directory") return;
+  const options = { recursive: true, offset: 0, limit: COUNT_LIMIT, signal };
+  const { items, nextOffset } = await failingClearly(workspace.list(path, options));
+  if (items.length === 0) return;
+  const count = `${nextOffset === undefined ? "" : "more than "}${items.length}`;
+  const question = `Delete the directory ${JSON.stringify(path)} with everything in it (${count} entries)? This cannot be undone.`;
+  if (confirm(client, question) === "refused") {
+    throw new ToolFailure(`${JSON.stringify(path)} was not deleted: the user did not agree. Ask before you try again.`);
+  }
+}
 
 async function perform(request: Input, workspace: Workspace, signal: AbortSignal): Promise<Result> {
   const { operation, path, destination = "", recursive = false } = request;
@@ -182,18 +207,15 @@ async function read({ path, encoding = "utf-8", offset = 0, limit }: Input, work
   const slice = await workspace.read(path, offset, most);
   if (encoding === "base64")
     return { content: slice.bytes.toString("base64"), encoding, ...extentOf(slice, slice.bytes.length) };
-  // A page may begin and end within a character; it gives up what it does not hold whole, and the next page has it.
-  const reachesEnd = slice.offset + slice.bytes.length === slice.size;
-  const fromCharacter = slice.offset === 0 ? slice.bytes : wholeCharactersToEnd(slice.bytes);
-  const whole = reachesEnd ? fromCharacter : wholeCharactersFromStart(fromCharacter);
-  if (!isUtf8(whole) || whole.includes(0)) {
+  const page = textPageOf(slice);
+  if (page === undefined) {
     throw new ToolFailure(`${JSON.stringify(path)} is not UTF-8 text; read it with encoding base64.`);
   }
-  if (whole.length === 0 && !reachesEnd) {
+  const { text: content, ...extent } = page;
+  if (content === "" && page.nextOffset !== undefined) {
     throw new ToolFailure(`Argument "limit" is ${most}: too few bytes for the next character; give at least 4.`);
   }
-  const consumed = slice.bytes.length - (fromCharacter.length - whole.length);
-  return { content: whole.toString("utf8"), encoding, ...extentOf(slice, consumed) };
+  return { content, encoding, ...extent };
 }
 
 function extentOf({ offset, size }: { offset: number; size: number }, consumed: number): Result {

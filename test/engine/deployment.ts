@@ -13,7 +13,9 @@ export const missing = await whatIsMissing();
 if (missing !== undefined) console.warn(`\n  SKIPPED: the tests under the Pulumi engine, for ${missing}.\n`);
 
 async function whatIsMissing(): Promise<string | undefined> {
-  if ("absent" in pulumi) return pulumi.absent;
+  if (pulumi === undefined) {
+    return "there is no Pulumi CLI on PATH (https://www.pulumi.com/docs/iac/download-install/)";
+  }
   try {
     await promisify(execFile)("openssl", ["version"]);
     return undefined;
@@ -50,7 +52,7 @@ export class Deployment {
     config: Readonly<Record<string, unknown>>,
     standingBefore: readonly string[],
   ): Promise<Deployment> {
-    if ("absent" in pulumi) throw new Error(pulumi.absent);
+    if (pulumi === undefined) throw new Error(missing);
     const cloud = new EngineCloud({ resourceIds: standingBefore });
     const azure = await AzureDouble.start(cloud);
     const providers = PROVIDERS.map((behaviour) => new EmulatedProvider(behaviour, cloud));

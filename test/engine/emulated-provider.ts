@@ -14,21 +14,16 @@ import any from "google-protobuf/google/protobuf/any_pb.js";
 import empty from "google-protobuf/google/protobuf/empty_pb.js";
 import struct from "google-protobuf/google/protobuf/struct_pb.js";
 import { z } from "zod";
-import type { CloudRequest } from "../../infra/rehearsal/cloud.ts";
-import {
-  containsUnknown,
-  isObject,
-  type Properties,
-  unwrapped,
-  unwrappedProperties,
-  withSecretsOf,
-} from "./property-values.ts";
+import type { CloudRequest } from "../../infra/rehearsal/cloud-request.ts";
+import { isProperties, type Properties } from "../../infra/rehearsal/values.ts";
+import { containsUnknown, unwrapped, unwrappedProperties, withSecretsOf } from "./property-values.ts";
 import { changedPaths, type ProviderBehaviour, previewOutputs } from "./provider-behaviour.ts";
 
 /** What stands behind a provider: the API of Azure, of a cluster, of a registry. */
 export interface EmulatedCloud {
   create(request: CloudRequest): { id: string; outputs: Properties };
-  read(type: string, id: string): Properties | undefined;
+  /** @param recorded the outputs that the state holds. */
+  read(type: string, id: string, recorded: Properties): Properties | undefined;
   update(id: string, request: CloudRequest): { outputs: Properties };
   delete(type: string, id: string): void;
   invoke(token: string, args: Properties): Properties;
@@ -47,10 +42,12 @@ export class HalfCreated extends Error {
 }
 
 /**
- * How long the cloud takes for a creation, in milliseconds: longer than the program needs to register its resources, so
- * that one which forgot to wait for another comes first and is refused.
+ * How long the cloud takes to make something, or take it away, in milliseconds: longer than the program needs to register
+ * its resources, so that one which forgot to wait for another comes first and is refused. AKS is slow at both.
  */
-const CREATION_TAKES = 60;
+function duration(type: string): number {
+  return type.startsWith("azure-native:containerservice:") ? 150 : 40;
+}
 
 /**
  * A Pulumi provider that the engine attaches to over gRPC, with `cloud` behind it instead of the network.
@@ -110,7 +107,8 @@ export class EmulatedProvider {
       create: answer((request: Messages.CreateRequest) => this.#create(request)),
       read: answer((request: Messages.ReadRequest) => this.#read(request)),
       update: answer((request: Messages.UpdateRequest) => this.#update(request)),
-      delete: answer((request: Messages.DeleteRequest) => {
+      delete: answer(async (request: Messages.DeleteRequest) => {
+        await delay(duration(request.getType()));
         this.#cloud.delete(request.getType(), request.getId());
         return new empty.Empty();
       }),
@@ -150,7 +148,7 @@ export class EmulatedProvider {
       );
     }
     refuseUnknown(request.getUrn(), inputs);
-    await delay(CREATION_TAKES);
+    await delay(duration(request.getType()));
     try {
       const { id, outputs } = this.#cloud.create({
         type: request.getType(),
@@ -194,11 +192,11 @@ export class EmulatedProvider {
   }
 
   #read(request: Messages.ReadRequest): Messages.ReadResponse {
-    const outputs = this.#cloud.read(request.getType(), request.getId());
+    const recorded = unwrappedProperties(properties(request.getProperties()));
+    const outputs = this.#cloud.read(request.getType(), request.getId(), recorded);
     // An empty id tells the engine that the resource is gone.
     if (!outputs) return new messages.ReadResponse();
     const inputs = properties(request.getInputs());
-    const recorded = unwrappedProperties(properties(request.getProperties()));
     const live = Object.fromEntries(
       Object.keys(inputs).map((key) => [key, this.#liveInput(unwrapped(inputs[key]), recorded[key], outputs[key])]),
     );
@@ -211,8 +209,8 @@ export class EmulatedProvider {
   /** The input that would have led to what is there: as it was, except where recorded and live output differ. */
   #liveInput(input: unknown, recorded: unknown, live: unknown): unknown {
     if (changedPaths(recorded, live).length === 0) return input;
-    if (!isObject(input) || !isObject(live)) return live;
-    const before = isObject(recorded) ? recorded : {};
+    if (!isProperties(input) || !isProperties(live)) return live;
+    const before = isProperties(recorded) ? recorded : {};
     const keys = this.#behaviour.additionsAreDrift ? [...Object.keys(input), ...Object.keys(live)] : Object.keys(input);
     return Object.fromEntries(
       [...new Set(keys)]

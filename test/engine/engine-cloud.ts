@@ -1,9 +1,10 @@
 import { join } from "node:path";
 import type { AzureBefore } from "../../infra/rehearsal/azure/azure.ts";
-import { type CloudRequest, type Created, FakeCloud } from "../../infra/rehearsal/cloud.ts";
+import { FakeCloud } from "../../infra/rehearsal/cloud.ts";
+import type { CloudRequest, Created } from "../../infra/rehearsal/cloud-request.ts";
+import { isProperties, type Properties } from "../../infra/rehearsal/values.ts";
 import type { AzureState } from "./azure-double.ts";
 import { type EmulatedCloud, HalfCreated } from "./emulated-provider.ts";
-import { isObject, type Properties } from "./property-values.ts";
 import { REPOSITORY } from "./pulumi-cli.ts";
 
 /** Long enough ago for Azure to have told every service of a role assignment, so that nobody waits for it. */
@@ -76,10 +77,9 @@ export class EngineCloud implements EmulatedCloud, AzureState {
     return made;
   }
 
-  read(type: string, id: string): Properties | undefined {
-    const made = this.#made.get(keyOf(type, id));
-    const only = type.startsWith("random:") || type.startsWith("docker:");
-    return made && (only || this.#standing().includes(made)) ? made.outputs : undefined;
+  read(type: string, id: string, recorded: Properties): Properties | undefined {
+    if (!isInAzure(type) && !isInCluster(type)) return recorded;
+    return this.#standing().find((it) => keyOf(it.request.type, it.id) === keyOf(type, id))?.outputs;
   }
 
   update(id: string, request: CloudRequest): { outputs: Properties } {
@@ -119,19 +119,15 @@ export class EngineCloud implements EmulatedCloud, AzureState {
     const own = request.type.startsWith("docker:") ? { ...outputs, ...request.inputs } : outputs;
     const aged = request.type.endsWith(":RoleAssignment") ? { ...own, createdOn: ASSIGNED } : own;
     const standing = { request, id, outputs: aged, uses };
-    this.#made.set(keyOf(request.type, id), standing);
+    if (isInAzure(request.type) || isInCluster(request.type)) this.#made.set(keyOf(request.type, id), standing);
     return standing;
   }
 
-  /**
-   * Without what went together with something else: secrets with their vault, objects with their namespace or with the
-   * whole cluster; and without random values, which are nowhere but in the state, and images, which are in a registry.
-   */
+  /** Without what went together with something else: secrets with their vault, objects with namespace or cluster. */
   #standing(): Standing[] {
     const cluster = this.#hasCluster();
     return [...this.#made.values()].filter(
-      ({ request: { type }, id }) =>
-        (isInCluster(type) ? cluster : type.startsWith("azure-native:")) && this.#fake.read(type, id) !== undefined,
+      ({ request: { type }, id }) => (cluster || !isInCluster(type)) && this.#fake.read(type, id) !== undefined,
     );
   }
 
@@ -141,6 +137,11 @@ export class EngineCloud implements EmulatedCloud, AzureState {
 }
 
 const CLUSTER = "azure-native:containerservice:ManagedCluster";
+
+/** Random values are nowhere but in the state, and images lie in a registry, beyond the engine's reach. */
+function isInAzure(type: string): boolean {
+  return type.startsWith("azure-native:");
+}
 
 function isInCluster(type: string): boolean {
   return type.startsWith("kubernetes:");
@@ -174,7 +175,7 @@ function nameAsUsed({ request, id }: Standing): string {
 /** The engine starts providers in the program's folder, from which relative paths are meant. */
 function fromProviderFolder(request: CloudRequest): CloudRequest {
   const { build } = request.inputs;
-  if (!isObject(build)) return request;
+  if (!isProperties(build)) return request;
   const absolute = (path: unknown) => (typeof path === "string" ? join(REPOSITORY, "infra", path) : path);
   return {
     ...request,
@@ -192,7 +193,7 @@ function secretOf({ type, inputs }: CloudRequest, outputs: Properties): unknown 
     case "random:index/randomBytes:RandomBytes":
       return outputs.base64;
     case "azure-native:keyvault:Secret":
-      return isObject(inputs.properties) ? inputs.properties.value : undefined;
+      return isProperties(inputs.properties) ? inputs.properties.value : undefined;
     case "azure-native:applicationinsights:Component":
       return outputs.connectionString;
     default:

@@ -1,20 +1,16 @@
 import { specialSecretSig, specialSigKey, unknownValue } from "@pulumi/pulumi/runtime/rpc.js";
+import { isProperties, type Properties } from "../../infra/rehearsal/values.ts";
 
-/** A property bag as it crosses the wire: JSON, plus envelopes for secrets and one text that stands for "unknown". */
-export type Properties = Record<string, unknown>;
+// Properties cross the wire as JSON, with an envelope around each secret and one text that stands for "unknown".
 
 /** What the engine reads as "known only after the resource exists". */
 export const UNKNOWN: string = unknownValue;
 
-export function isObject(value: unknown): value is Properties {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
 function isSecret(value: unknown): value is Properties & { value: unknown } {
-  return isObject(value) && value[specialSigKey] === specialSecretSig;
+  return isProperties(value) && value[specialSigKey] === specialSecretSig;
 }
 
-export function secret(value: unknown): Properties {
+function secret(value: unknown): Properties {
   return { [specialSigKey]: specialSecretSig, value };
 }
 
@@ -22,23 +18,23 @@ export function secret(value: unknown): Properties {
 export function unwrapped(value: unknown): unknown {
   if (isSecret(value)) return unwrapped(value.value);
   if (Array.isArray(value)) return value.map(unwrapped);
-  if (isObject(value)) return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, unwrapped(v)]));
+  if (isProperties(value)) return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, unwrapped(v)]));
   return value;
 }
 
 export function unwrappedProperties(value: Properties): Properties {
   const plain = unwrapped(value);
-  return isObject(plain) ? plain : {};
+  return isProperties(plain) ? plain : {};
 }
 
-export function containsSecret(value: unknown): boolean {
+function containsSecret(value: unknown): boolean {
   if (isSecret(value)) return true;
-  return (Array.isArray(value) ? value : isObject(value) ? Object.values(value) : []).some(containsSecret);
+  return (Array.isArray(value) ? value : isProperties(value) ? Object.values(value) : []).some(containsSecret);
 }
 
 export function containsUnknown(value: unknown): boolean {
   if (value === UNKNOWN) return true;
-  return (Array.isArray(value) ? value : isObject(value) ? Object.values(value) : []).some(containsUnknown);
+  return (Array.isArray(value) ? value : isProperties(value) ? Object.values(value) : []).some(containsUnknown);
 }
 
 /** Outputs of which every property that came in with a secret goes out as one, as providers do. */
@@ -53,6 +49,6 @@ export function setWithin(properties: Properties, path: string, value: unknown):
   const keys = path.split(".");
   const last = keys.pop();
   let inner: unknown = properties;
-  for (const key of keys) inner = isObject(inner) ? inner[key] : undefined;
-  if (last !== undefined && isObject(inner) && inner[last] === undefined) inner[last] = value;
+  for (const key of keys) inner = isProperties(inner) ? inner[key] : undefined;
+  if (last !== undefined && isProperties(inner) && inner[last] === undefined) inner[last] = value;
 }

@@ -1,5 +1,6 @@
 import { replacingProperties } from "../../infra/rehearsal/azure/azure.ts";
-import { isObject, type Properties, setWithin, UNKNOWN } from "./property-values.ts";
+import { isProperties, type Properties } from "../../infra/rehearsal/values.ts";
+import { setWithin, UNKNOWN } from "./property-values.ts";
 
 /** What sets one provider apart from another, seen from the engine: its word on changes, and its previews. */
 export interface ProviderBehaviour {
@@ -28,7 +29,7 @@ export function previewOutputs(behaviour: ProviderBehaviour, type: string, input
 
 /** Paths at which two property bags differ; a list counts as one value. */
 export function changedPaths(before: unknown, after: unknown, path = ""): string[] {
-  if (isObject(before) && isObject(after)) {
+  if (isProperties(before) && isProperties(after)) {
     return [...new Set([...Object.keys(before), ...Object.keys(after)])].flatMap((key) =>
       changedPaths(before[key], after[key], path === "" ? key : `${path}.${key}`),
     );

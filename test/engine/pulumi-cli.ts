@@ -11,40 +11,34 @@ import { z } from "zod";
 export const REPOSITORY = resolve(import.meta.dirname, "../..");
 const LOCAL_BIN = join(REPOSITORY, "node_modules/.bin");
 
-export interface PulumiCli {
-  /** Absolute path of the executable; its language host lies beside it or on PATH. */
-  readonly path: string;
-  readonly version: string;
-}
-
 /**
- * The Pulumi CLI of this machine, or why there is none. npm puts its own `pulumi` first on PATH: a wrapper that
- * downloads the CLI when it has none, which a test must not do, so it is only asked for what it already has.
+ * Path of the machine's Pulumi CLI; its language host lies beside it or on PATH. npm puts its own `pulumi` first on
+ * PATH: a wrapper that downloads the CLI when it has none, which a test must not do, so only what it has already counts.
  */
-export async function findPulumi(): Promise<PulumiCli | { readonly absent: string }> {
+export async function findPulumi(): Promise<string | undefined> {
   const installed = (process.env.PATH ?? "")
     .split(delimiter)
     .filter((folder) => folder !== "" && !folder.endsWith(join("node_modules", ".bin")))
     .map((folder) => join(folder, "pulumi"));
-  for (const path of [...installed, await downloadedByWrapper()]) {
-    if (path === undefined || !(await isExecutable(path))) continue;
-    const { code, stdout } = await run(path, ["version"], baseEnvironment(path));
-    if (code === 0) return { path, version: stdout.trim().replace(/^v/, "") };
+  for (const path of [...installed, downloadedByWrapper()]) {
+    if (!(await isExecutable(path))) continue;
+    const { code } = await run(path, ["version"], baseEnvironment(path));
+    if (code === 0) return path;
   }
-  return { absent: "there is no Pulumi CLI on PATH (https://www.pulumi.com/docs/iac/download-install/)" };
+  return undefined;
 }
 
-const Wrapper = z.object({
-  resolve: z.custom<(io: { install: () => Promise<void> }) => Promise<string>>((f) => typeof f === "function"),
+const Wrapper = z.object({ version: z.string() });
+const WrapperCache = z.object({
+  cacheDir: z.custom<(version: string) => string>((value) => typeof value === "function"),
 });
 
-async function downloadedByWrapper(): Promise<string | undefined> {
-  try {
-    const wrapper = Wrapper.parse(createRequire(import.meta.url)("pulumi/lib/resolve.js"));
-    return await wrapper.resolve({ install: () => Promise.reject(new Error("not downloaded yet")) });
-  } catch {
-    return undefined;
-  }
+/** Where npm's wrapper keeps the CLI that it downloads. */
+function downloadedByWrapper(): string {
+  const require = createRequire(import.meta.url);
+  const { version } = Wrapper.parse(require("pulumi/package.json"));
+  const { cacheDir } = WrapperCache.parse(require("pulumi/lib/cache.js"));
+  return join(cacheDir(process.env.PULUMI_VERSION ?? version), "bin", "pulumi");
 }
 
 async function isExecutable(path: string): Promise<boolean> {
@@ -56,9 +50,16 @@ async function isExecutable(path: string): Promise<boolean> {
   }
 }
 
+/** Settings of this machine's user that would reach into a test: other backends, other clouds, other ways out. */
+const NOT_INHERITED = /^(PULUMI_(?!HOME$)|ARM_|AZURE_|NODE_EXTRA_CA_CERTS$|(https?|all|no|grpc)_proxy$)/i;
+
 function baseEnvironment(cli: string): NodeJS.ProcessEnv {
-  // Node 24 of this repository first: it runs the program's TypeScript.
-  return { ...process.env, PATH: [LOCAL_BIN, dirname(cli), process.env.PATH].join(delimiter) };
+  const inherited = Object.entries(process.env).filter(([key]) => !NOT_INHERITED.test(key));
+  return {
+    ...Object.fromEntries(inherited),
+    // Node 24 of this repository first: it runs the program's TypeScript.
+    PATH: [LOCAL_BIN, dirname(cli), process.env.PATH].join(delimiter),
+  };
 }
 
 /** One line of the engine's event log; of the many kinds, those that a test asserts on. */
@@ -117,7 +118,8 @@ const Deployment = z.object({
 });
 
 export interface ProjectOptions {
-  readonly cli: PulumiCli;
+  /** Path of the Pulumi CLI. */
+  readonly cli: string;
   readonly stack: string;
   /** Settings beyond the shipped stack file's. */
   readonly config?: Readonly<Record<string, unknown>>;
@@ -139,10 +141,10 @@ export class PulumiProject {
 
   private constructor(folder: string, options: ProjectOptions) {
     this.stack = options.stack;
-    this.#cli = options.cli.path;
+    this.#cli = options.cli;
     this.#folder = folder;
     this.#environment = {
-      ...baseEnvironment(options.cli.path),
+      ...baseEnvironment(options.cli),
       PULUMI_BACKEND_URL: `file://${join(folder, "state")}`,
       PULUMI_CONFIG_PASSPHRASE: "engine test",
       PULUMI_SKIP_UPDATE_CHECK: "true",

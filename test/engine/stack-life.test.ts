@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { DEPLOYER } from "../../infra/rehearsal/azure/deployer.ts";
-import type { CloudRequest } from "../../infra/rehearsal/cloud.ts";
+import type { CloudRequest } from "../../infra/rehearsal/cloud-request.ts";
 import { Deployment, missing } from "./deployment.ts";
 import { UNKNOWN } from "./property-values.ts";
 import type { Run } from "./pulumi-cli.ts";
@@ -10,10 +10,16 @@ const OFFICE = ["20.30.40.50/32"];
 const RUNNER_NETWORK = `/subscriptions/${DEPLOYER.subscriptionId}/resourceGroups/rg-runners/providers/Microsoft.Network/virtualNetworks/vnet-runners`;
 const PUBLISHED_IMAGE = `ghcr.io/example/mcp-server@sha256:${"5f".repeat(32)}`;
 
+/** What holds something that no second `up` brings back. */
+const PROTECTED = [
+  ...["cache", "jobs", "jobs-queue", "registry", "storage-job", "storage-jobs", "storage-workspace", "storage-wsp"],
+  ...["telemetry-workspace", "vault"],
+];
+
 /** Milliseconds that a test may take on a busy machine; most run the engine two or three times. */
 const PATIENCE = 120_000;
 
-/** The rarer ways of life take as long again, and run only when asked for. */
+/** The smallest stack and the largest run always; the others and the rarer turns take as long again. */
 const EVERYTHING = process.env.MCP_ENGINE_TESTS === "all";
 
 const ofType =
@@ -41,7 +47,16 @@ describe.skipIf(missing !== undefined)("under the Pulumi engine", { timeout: PAT
       expect(dev().cloud.standing()).toEqual([]);
     });
 
-    step("comes up on a fresh subscription, every resource after those it needs", async () => {
+    step("stops where Azure refuses a role to an identity that it does not know yet", async () => {
+      const { cloud, project } = dev();
+      cloud.refuseOnce(roleAssignment, "PrincipalNotFound: Principal 0f does not exist in the directory.");
+      const failed = await project.up("--skip-preview");
+      expect(failed.code).not.toBe(0);
+      expect(failed.diagnostics).toContain("PrincipalNotFound");
+      expect(cloud.standing()).not.toEqual([]);
+    });
+
+    step("comes up when run again, every resource after those it needs", async () => {
       const { outputs } = succeeded(await dev().project.up("--skip-preview"));
       expect(dev().cloud.faults()).toEqual([]);
       expect(outputs.image).toMatch(/^crmcpdev[a-z0-9]{5}\.azurecr\.io\/mcp-server@sha256:[0-9a-f]{64}$/);
@@ -55,7 +70,7 @@ describe.skipIf(missing !== undefined)("under the Pulumi engine", { timeout: PAT
         expect.arrayContaining(["grafana-admin-password", "mcp-api-key", "telemetry-insights"]),
       );
       const signIns = dev().azure.refreshTokens.map((token): [string, string] => ["registry sign-in", token]);
-      expect(signIns).toHaveLength(1);
+      expect(signIns).not.toEqual([]);
       const found = [...secrets, ...signIns].filter(([, secret]) => state.includes(secret));
       expect(found.map(([name]) => name)).toEqual([]);
     });
@@ -69,20 +84,12 @@ describe.skipIf(missing !== undefined)("under the Pulumi engine", { timeout: PAT
     step("goes away entirely", () => goesAway(dev()));
   });
 
-  describe("staging, from a published image", { concurrent: true }, () => {
+  describe.runIf(EVERYTHING)("staging, from a published image", { concurrent: true }, () => {
     const staging = deployment("staging", { "mcp:image": PUBLISHED_IMAGE });
 
-    step("heals by being run again after Azure refused a role", async () => {
+    step("stops at Ctrl-C, and where a chart runs out of time", async () => {
       const { cloud, project } = staging();
-      cloud.refuseOnce(roleAssignment, "PrincipalNotFound: Principal 0f does not exist in the directory.");
-      const failed = await project.up();
-      expect(failed.code).not.toBe(0);
-      expect(failed.diagnostics).toContain("PrincipalNotFound");
-      expect(cloud.standing()).not.toEqual([]);
-    });
-
-    step.runIf(EVERYTHING)("heals by being run again after Ctrl-C, and after a chart ran out of time", async () => {
-      const { cloud, project } = staging();
+      succeeded(await project.preview());
       const stopped = await project.interruptedUp(cloud.creationOf(release("kube-prometheus-stack")));
       expect(stopped.code).not.toBe(0);
       cloud.timeOutOnce(release("loki"), 'Helm release "loki" was created but has a failed status');
@@ -90,14 +97,14 @@ describe.skipIf(missing !== undefined)("under the Pulumi engine", { timeout: PAT
       expect(late.diagnostics).toContain("failed status");
     });
 
-    step("comes up, every resource after those it needs", async () => {
+    step("comes up when run again, every resource after those it needs", async () => {
       succeeded(await staging().project.up("--skip-preview"));
       expect(staging().cloud.faults()).toEqual([]);
     });
 
     step("is the same to a preview and a refresh", () => staysAsItIs(staging()));
 
-    step.runIf(EVERYTHING)("takes for drift what people change, and not what AKS does by itself", async () => {
+    step("takes for drift what people change, and not what AKS does by itself", async () => {
       const { cloud, project } = staging();
       const tagged = (tags: object) => (outputs: Record<string, unknown>) => ({
         ...outputs,
@@ -128,6 +135,10 @@ describe.skipIf(missing !== undefined)("under the Pulumi engine", { timeout: PAT
 
     step("refuses to be destroyed while its data is protected, and loses nothing", async () => {
       const { cloud, project } = prod();
+      const guarded = (await project.resources()).flatMap(({ protect, urn }) =>
+        protect ? [urn.split("::").at(-1)] : [],
+      );
+      expect(guarded.toSorted()).toEqual(PROTECTED);
       const before = cloud.standing();
       const refused = await project.destroy();
       expect(refused.code).not.toBe(0);
@@ -184,7 +195,6 @@ describe.skipIf(missing !== undefined)("under the Pulumi engine", { timeout: PAT
 function step(name: string, happens: () => Promise<void>): void {
   it(name, { concurrent: false }, happens);
 }
-step.runIf = (wanted: boolean) => (wanted ? step : () => undefined);
 
 function deployment(
   stack: string,

@@ -53,7 +53,10 @@ describe("profiles", () => {
       serviceBus: { sku: "Premium" },
       keyVault: { retentionDays: 90, purgeProtection: true },
       cache: { highAvailability: true },
+      server: { commands: { isolation: "required", network: false } },
     });
+    expect(prod.server.commands.programs).toContain("grep");
+    expect(dev.server.commands).toEqual({ isolation: "auto", network: true, programs: undefined });
   });
 
   it("serve a stack of any other name that says which it resembles", () => {
@@ -152,6 +155,9 @@ const REFUSALS: [stack: string, config: Config, ...names: string[]][] = [
   ["dev", { workspace: "smb" }, "mcp:workspace", '"smb"', "nfs, emptyDir"],
   ["dev", { workspaceSizeGiB: "50" }, "mcp:workspaceSizeGiB", "50", "100"],
   ["dev", { replicas: "0" }, "mcp:replicas", "1 <= min"],
+  ["dev", { commandIsolation: "off" }, "mcp:commandIsolation", '"off"', "required, auto"],
+  ["dev", { commandNetwork: "none" }, "mcp:commandNetwork", '"none"', "on, off"],
+  ["dev", { commandPrograms: "rm -rf" }, "mcp:commandPrograms", '"rm -rf"', '"cat,grep,/opt/tools/lint"'],
   ["dev", { kedaRole: "owner" }, "mcp:kedaRole", '"owner"', "queue-reader, receiver"],
   // combinations
   ["dev", { replicas: "2" }, "mcp:cache", '"memory"', "Balanced_B0"],

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
+  commandLimits,
   ENVIRONMENT_VARIABLES,
   Environment,
   EnvironmentError,
@@ -56,6 +57,28 @@ describe("the environment's defaults", () => {
     const env = { HOST: "0.0.0.0", AUTH_MODE: "api-key", API_KEY_HASHES: HASH };
     expect(parseEnvironment(env).SHUTDOWN_DRAIN_SECONDS).toBe(5);
     expect(parseEnvironment({ ...env, SHUTDOWN_GRACE_SECONDS: "3" }).SHUTDOWN_DRAIN_SECONDS).toBe(3);
+  });
+});
+
+describe("limits of commands", () => {
+  test("are the same for every role but where a role has its own", () => {
+    const config = parseEnvironment({
+      COMMAND_TIMEOUT_SECONDS: "30",
+      COMMAND_ROLE_LIMITS: " reader: timeout=10, processes=16 ; admin:timeout=600,memory=2147483648,concurrency=8;",
+    });
+    const { reader, operator, admin } = commandLimits(config);
+    expect(operator).toEqual({
+      timeoutSeconds: 30,
+      cpuSeconds: 60,
+      memoryBytes: 1024 ** 3,
+      processes: 128,
+      fileBytes: 1024 ** 3,
+      openFiles: 1024,
+      outputBytes: 131_072,
+      concurrency: 4,
+    });
+    expect(reader).toEqual({ ...operator, timeoutSeconds: 10, processes: 16 });
+    expect(admin).toEqual({ ...operator, timeoutSeconds: 600, memoryBytes: 2 * 1024 ** 3, concurrency: 8 });
   });
 });
 
@@ -124,6 +147,32 @@ describe("a wrong value is refused with its name, its value and what to do", () 
     [{ COMMAND_TIMEOUT_SECONDS: "0" }, 'COMMAND_TIMEOUT_SECONDS="0" must be a whole number from 1 to 3600 (seconds)'],
     [{ COMMAND_OUTPUT_LIMIT_BYTES: "1k" }, 'COMMAND_OUTPUT_LIMIT_BYTES="1k" must be a whole number'],
     [{ COMMAND_CONCURRENCY: "0" }, 'COMMAND_CONCURRENCY="0" must be a whole number from 1 to 256'],
+    [{ COMMAND_CPU_SECONDS: "0" }, 'COMMAND_CPU_SECONDS="0" must be a whole number from 1 to 14400 (seconds)'],
+    [{ COMMAND_MEMORY_BYTES: "1G" }, 'COMMAND_MEMORY_BYTES="1G" must be a whole number from 16777216'],
+    [{ COMMAND_PROCESSES: "-1" }, 'COMMAND_PROCESSES="-1" must be a whole number from 1 to 4096'],
+    [{ COMMAND_OPEN_FILES: "3" }, 'COMMAND_OPEN_FILES="3" must be a whole number from 16'],
+    [{ COMMAND_CALLER_CONCURRENCY: "0" }, 'COMMAND_CALLER_CONCURRENCY="0" must be a whole number from 1 to 256'],
+    [{ COMMAND_ROLE_LIMITS: "guest:timeout=1" }, 'must name roles among reader, operator, admin, not "guest"'],
+    [{ COMMAND_ROLE_LIMITS: "reader:time=1" }, 'concurrency for reader, not "time"'],
+    [{ COMMAND_ROLE_LIMITS: "reader:__proto__=1" }, 'concurrency for reader, not "__proto__"'],
+    [{ COMMAND_ROLE_LIMITS: "reader" }, 'concurrency for reader, not ""'],
+    [
+      { COMMAND_ROLE_LIMITS: "admin:timeout=9999" },
+      "must give admin a timeout that is a whole number from 1 to 3600 (seconds)",
+    ],
+    [{ COMMAND_SHELL: "bash" }, 'COMMAND_SHELL="bash" must be true or false'],
+    [{ COMMAND_SHELL: "false", COMMAND_ALLOWED_PROGRAMS: "," }, "must name at least one program"],
+    [{ COMMAND_SHELL: "false", COMMAND_ALLOWED_PROGRAMS: "ls -l" }, "must be a comma-separated list of program names"],
+    [{ COMMAND_SHELL: "false", COMMAND_ALLOWED_PROGRAMS: "bin/ls" }, "must be a comma-separated list of program names"],
+    [{ COMMAND_SHELL: "false", COMMAND_ALLOWED_PROGRAMS: "/bin/../ls" }, "must be a comma-separated list of program"],
+    [{ COMMAND_ALLOWED_PROGRAMS: "ls" }, "COMMAND_SHELL must be false with COMMAND_ALLOWED_PROGRAMS"],
+    [{ COMMAND_ISOLATION: "on" }, 'COMMAND_ISOLATION="on" must be auto, required or off'],
+    [{ COMMAND_ISOLATION: "off", COMMAND_NETWORK: "false" }, 'COMMAND_NETWORK="false" is false, which needs isolation'],
+    [{ COMMAND_HIDDEN_PATHS: "secrets" }, "must be a comma-separated list of absolute directories other than /"],
+    [{ COMMAND_HIDDEN_PATHS: "/run/.." }, "must be a comma-separated list of absolute directories other than /"],
+    [{ WORKSPACE_QUOTA_BYTES: "1" }, 'WORKSPACE_QUOTA_BYTES="1" must be a whole number from 1048576'],
+    [{ WORKSPACE_QUOTA_FILES: "0" }, 'WORKSPACE_QUOTA_FILES="0" must be a whole number from 10'],
+    [{ WORKSPACE_RETENTION_DAYS: "never" }, 'WORKSPACE_RETENTION_DAYS="never" must be a whole number from 0 to 3650'],
     [{ FILE_SIZE_LIMIT_BYTES: "1" }, 'FILE_SIZE_LIMIT_BYTES="1" must be a whole number from 1024'],
     [{ REQUEST_BODY_LIMIT_BYTES: "1e6" }, 'REQUEST_BODY_LIMIT_BYTES="1e6" must be a whole number'],
     [{ SHUTDOWN_DRAIN_SECONDS: "30" }, 'SHUTDOWN_DRAIN_SECONDS="30" must not exceed SHUTDOWN_GRACE_SECONDS'],

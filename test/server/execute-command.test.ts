@@ -1,12 +1,14 @@
-import { mkdir, readdir, readFile, symlink } from "node:fs/promises";
+import { mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
-import { type CommandLimits, createCommandRunner } from "../../server/services/commands.ts";
+import { LOCAL_CALLER } from "../../server/auth/authenticate.ts";
+import type { Role } from "../../server/config.ts";
 import { openWorkspace, type Workspace } from "../../server/services/workspace.ts";
 import { type ToolContext, ToolFailure } from "../../server/tools/define-tool.ts";
 import { executeCommand } from "../../server/tools/execute-command.ts";
 import { temporaryDirectory } from "./running-app.ts";
-import { contextWith } from "./tool-context.ts";
+import { isRunning, sleepMark } from "./running-processes.ts";
+import { commandRunner, contextWith, limitsOf } from "./tool-context.ts";
 
 let workspace: Workspace;
 let root: string;
@@ -16,9 +18,9 @@ beforeEach(async () => {
   workspace = await openWorkspace(root, { fileSizeLimit: 1024 });
 });
 
-const limits: CommandLimits = { timeoutSeconds: 10, outputBytes: 4096, concurrency: 2 };
+const OUTPUT_BYTES = 4096;
 const context = (parts: Partial<ToolContext> = {}) =>
-  contextWith({ workspace, commands: createCommandRunner(limits), ...parts });
+  contextWith({ workspace, commands: commandRunner({ limits: { outputBytes: OUTPUT_BYTES } }), ...parts });
 
 const run = (command: string, more: Record<string, unknown> = {}, parts: Partial<ToolContext> = {}) =>
   executeCommand.call({ command, ...more }, context(parts));
@@ -32,17 +34,6 @@ async function failureOf(promise: Promise<unknown>): Promise<ToolFailure> {
   }
   throw new Error("The command ran.");
 }
-
-/** Whether any process has `mark` in its command line. */
-async function isRunning(mark: string): Promise<boolean> {
-  const pids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name));
-  const lines = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/cmdline`, "latin1").catch(() => "")));
-  return lines.some((line) => line.includes(mark));
-}
-
-/** A number of seconds that no other process sleeps for, so that this one can be told from all others. */
-let marks = 0;
-const sleepMark = () => `${86_400 + (process.pid % 10_000)}.${++marks}${Date.now() % 100_000}`;
 
 describe("a command", () => {
   test("has its exit code, its output and its errors told apart", async () => {
@@ -79,17 +70,12 @@ describe("a command", () => {
       .trim()
       .split("\n")
       .map((line) => line.split("=")[0]);
-    expect(names.sort()).toEqual(["HOME", "LANG", "MCP_COMMAND_ID", "NO_COLOR", "PATH", "PWD", "SHELL", "TERM"]);
+    expect(names.sort()).toEqual(["HOME", "LANG", "NO_COLOR", "PATH", "PWD", "SHELL", "TERM"]);
     expect(await run("echo $HOME")).toMatchObject({ stdout: `${root}\n` });
   });
 
   test("has no input to wait for", async () => {
     expect(await run("cat; echo done")).toMatchObject({ stdout: "done\n" });
-  });
-
-  test("inherits no open file of the server", async () => {
-    const { stdout } = await run("ls -l /proc/self/fd | grep -c workspace-or-socket; ls /proc/$$/fd | wc -l");
-    expect(Number(String(stdout).trim().split("\n").at(-1))).toBeLessThanOrEqual(4);
   });
 
   test("keeps UTF-8 whole", async () => {
@@ -106,7 +92,7 @@ describe("long output", () => {
     expect(head).toMatch(/^1\n2\n3\n/);
     expect(tail).toMatch(/4999\n5000\n$/);
     expect(head.length + tail.length + Number(stdoutDroppedBytes)).toBe(total);
-    expect(head.length + tail.length).toBe(limits.outputBytes);
+    expect(head.length + tail.length).toBe(OUTPUT_BYTES);
   });
 
   test("is cut between characters, not in them", async () => {
@@ -120,7 +106,7 @@ describe("long output", () => {
   });
 
   test("without end is ended", async () => {
-    const commands = createCommandRunner({ ...limits, outputBytes: 1024 });
+    const commands = commandRunner({ limits: { outputBytes: 1024 } });
     const { message, output } = await failureOf(run("yes", {}, { commands }));
     expect(message).toContain("killed because its output did not end");
     expect(output).toMatchObject({ timedOut: false, truncated: true });
@@ -155,7 +141,7 @@ describe("a command is killed, with all it started,", () => {
 
   test("when the server shuts down", async () => {
     const mark = sleepMark();
-    const commands = createCommandRunner(limits);
+    const commands = commandRunner();
     const call = failureOf(run(`sleep ${mark}`, {}, { commands }));
     await expect.poll(() => isRunning(mark)).toBe(true);
     commands.stopAll();
@@ -178,13 +164,43 @@ describe("a command is killed, with all it started,", () => {
   });
 });
 
+test("each role has its own limits", async () => {
+  const { admin } = limitsOf();
+  const limits = { admin, operator: { ...admin, timeoutSeconds: 5 }, reader: { ...admin, timeoutSeconds: 1 } };
+  const commands = { ...commandRunner(), limits };
+  const as = (role: Role, timeout: number) =>
+    executeCommand.call(
+      { command: "echo ran", timeout },
+      contextWith({ workspace, commands, caller: { ...LOCAL_CALLER, role } }),
+    );
+  expect(await as("operator", 5)).toMatchObject({ stdout: "ran\n" });
+  expect((await failureOf(as("operator", 6))).message).toContain("for at most 5 seconds");
+  expect((await failureOf(as("reader", 2))).message).toContain("for at most 1 seconds");
+});
+
+test("callers do not use up what is everybody's", async () => {
+  const commands = commandRunner({ inAll: 2, limits: { concurrency: 2 } });
+  const as = (subject: string, command: string, signal?: AbortSignal) =>
+    executeCommand.call(
+      { command },
+      contextWith({ workspace, commands, caller: { ...LOCAL_CALLER, subject }, ...(signal && { signal }) }),
+    );
+  const stop = new AbortController();
+  const busy = ["ada", "bob"].map((subject) => failureOf(as(subject, "sleep 100", stop.signal)));
+  await expect.poll(() => commands.running).toBe(2);
+  expect((await failureOf(as("eve", "true"))).message).toContain("2 commands run already, the most this server runs");
+  stop.abort();
+  await Promise.all(busy);
+  expect(await as("eve", "true")).toMatchObject({ exitCode: 0 });
+});
+
 describe("refusals name the value and the mend", () => {
   test.each<[unknown, string]>([
     [{}, 'Argument "command" is missing'],
     [{ command: "" }, 'Argument "command" is "": give the command to run'],
     [{ command: "echo a\0b" }, "it must not contain NUL characters"],
     [{ command: ["ls"] }, 'Argument "command" is ["ls"]'],
-    [{ command: "ls", cwd: "a" }, 'Unknown argument "cwd"; execute_command takes command, working_dir, timeout.'],
+    [{ command: "ls", cwd: "a" }, 'Unknown argument "cwd"; execute_command takes command, args, working_dir, timeout.'],
     [{ command: "ls", timeout: 0 }, 'Argument "timeout" is 0: it must be more than 0 seconds'],
     [{ command: "ls", timeout: "5" }, 'Argument "timeout" is "5"'],
     [{ command: "ls", timeout: 11 }, 'Argument "timeout" is 11: this server runs commands for at most 10 seconds'],
@@ -192,7 +208,10 @@ describe("refusals name the value and the mend", () => {
     [{ command: "ls", working_dir: "../.." }, '"../.." leads outside the workspace'],
     [{ command: "ls", working_dir: "out" }, '"out" leads outside the workspace'],
     [{ command: "ls", working_dir: "file" }, '"file" is not a directory'],
-    [{ command: `: ${"x".repeat(131_072)}` }, 'Argument "command" has 131074 bytes, and a command line at most 131071'],
+    [
+      { command: `: ${"x".repeat(131_072)}` },
+      'Argument "command" has 131074 bytes in one piece, and a program takes at most 131071',
+    ],
   ])("%j", async (args, sentence) => {
     await symlink("/", join(root, "out"));
     await run("touch file");
@@ -200,13 +219,13 @@ describe("refusals name the value and the mend", () => {
   });
 
   test("too many at once are refused, and the next is taken when one has ended", async () => {
-    const commands = createCommandRunner(limits);
+    const commands = commandRunner();
     const stop = new AbortController();
     const mark = sleepMark();
     const busy = [0, 1].map(() => failureOf(run(`sleep ${mark}`, {}, { commands, signal: stop.signal })));
     await expect.poll(() => commands.running).toBe(2);
     expect((await failureOf(run("true", {}, { commands }))).message).toBe(
-      "2 commands run already, the most this server runs at once; try again when one has ended.",
+      "2 commands of yours run already, the most one caller may run at once; try again when one has ended.",
     );
     stop.abort();
     await Promise.all(busy);

@@ -36,9 +36,19 @@ describe("the OpenAPI document", () => {
     const { document, text } = await documentOf();
     expect(document.openapi).toBe("3.1.0");
     expect(Object.keys(document.paths)).toEqual(
-      expect.arrayContaining(["/mcp", "/", "/health", "/health/live", "/health/ready", "/healthz", "/readyz"]),
+      expect.arrayContaining([
+        "/mcp",
+        "/mcp/ws",
+        "/",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/healthz",
+        "/readyz",
+      ]),
     );
-    expect(Object.keys(document.paths["/mcp"] ?? {})).toEqual(["post"]);
+    expect(Object.keys(document.paths["/mcp"] ?? {}).toSorted()).toEqual(["get", "post"]);
+    expect(Object.keys(document.paths["/mcp/ws"] ?? {})).toEqual(["get"]);
     expect(text).not.toMatch(/\/metrics|\/health\/detailed|"\/docs/);
   });
 
@@ -52,7 +62,8 @@ describe("the OpenAPI document", () => {
     const open = (await documentOf()).document;
     expect(open.paths["/mcp"]?.post?.security).toBeUndefined();
     const { document, text } = await documentOf({ ...WITH_KEY, PUBLIC_URL: "https://mcp.example.com/mcp" });
-    expect(document.paths["/mcp"]?.post?.security).toEqual([{ key: [] }]);
+    for (const each of [document.paths["/mcp"]?.post, document.paths["/mcp"]?.get, document.paths["/mcp/ws"]?.get])
+      expect(each?.security).toEqual([{ key: [] }]);
     expect(document.paths["/healthz"]?.get?.security).toBeUndefined();
     expect(document.components.securitySchemes).toEqual({ key: { type: "http", scheme: "bearer" } });
     expect(document.servers).toEqual([{ url: "https://mcp.example.com" }]);

@@ -1,12 +1,13 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import { type AddressInfo, createServer } from "node:net";
 import { createInterface } from "node:readline";
+import { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { temporaryDirectory } from "./running-app.ts";
+import { endMarked, isRunning, sleepMark } from "./running-processes.ts";
 
 type Event = Record<string, unknown>;
 
@@ -22,8 +23,10 @@ interface Server {
 
 const entry = (name: string) => fileURLToPath(new URL(`../../server/${name}`, import.meta.url));
 
-function start(name: string, env: Record<string, string>): ChildProcess {
-  const child = spawn(process.execPath, [entry(name)], { env, stdio: ["pipe", "pipe", "pipe"] });
+/** `left` descriptors beside the standard ones stay open in it. */
+function start(name: string, env: Record<string, string>, left = 0): ChildProcess {
+  const stdio = Array.from({ length: 3 + left }, () => "pipe" as const);
+  const child = spawn(process.execPath, [entry(name)], { env, stdio });
   onTestFinished(() => {
     child.kill("SIGKILL");
   });
@@ -69,7 +72,7 @@ async function commandRuns(url: URL | string): Promise<void> {
     const response = await fetch(new URL("/health/detailed", url));
     return ((await response.json()) as { commands: { running: number } }).commands.running;
   };
-  await expect.poll(details).toBe(1);
+  await expect.poll(details, { timeout: 5000 }).toBe(1);
 }
 
 describe("a server that is told to end", () => {
@@ -97,7 +100,7 @@ describe("a server that is told to end", () => {
   test("ends open streams with a last word", async () => {
     const server = await startServer();
     const client = await connected(server.url);
-    const subscription = await client.listen({ toolsListChanged: true });
+    const subscription = await client.listen({ resourceSubscriptions: ["workspace:///a"] });
     server.child.kill("SIGTERM");
     expect(await subscription.closed).toBe("graceful");
     expect(await server.exited).toEqual({ code: 0, signal: null });
@@ -120,30 +123,42 @@ describe("a server that is told to end", () => {
   test("ends at once when told twice, and leaves no command behind", async () => {
     const server = await startServer();
     const client = await connected(server.url);
-    const ran = await execute(client, "echo $$");
-    expect(ran.isError).toBeFalsy();
-    const call = execute(client, "echo $$ > pid; sleep 86400").catch(() => "cut off");
-    await commandRuns(server.metricsUrl);
-    const pid = await execute(client, "while [ ! -s pid ]; do :; done; cat pid");
+    const mark = sleepMark();
+    const call = execute(client, `setsid sleep ${mark} & sleep ${mark}`).catch(() => "cut off");
+    await expect.poll(() => isRunning(mark), { timeout: 5000 }).toBe(true);
     server.child.kill("SIGINT");
     await server.event("server.draining");
     server.child.kill("SIGINT");
     expect(await server.exited).toEqual({ code: 1, signal: null });
     expect(await call).toBe("cut off");
-    const group = Number((pid.structuredContent as { stdout: string }).stdout);
-    await expect.poll(() => isAlive(group)).toBe(false);
+    await expect.poll(() => isRunning(mark)).toBe(false);
+  });
+
+  test("takes its commands with it even when it is killed", async () => {
+    const server = await startServer();
+    const client = await connected(server.url);
+    const { structuredContent } = await client.callTool({ name: "system_info", arguments: {} });
+    const { isolation } = (structuredContent as { commands: { isolation: { namespaces: boolean } } }).commands;
+    const mark = sleepMark();
+    const call = execute(client, `setsid sleep ${mark} & sleep ${mark}`).catch(() => "cut off");
+    await expect.poll(() => isRunning(mark), { timeout: 5000 }).toBe(true);
+    server.child.kill("SIGKILL");
+    expect(await call).toBe("cut off");
+    // Elsewhere the end of the container takes them.
+    if (isolation.namespaces) await expect.poll(() => isRunning(mark)).toBe(false);
+    else await endMarked(mark);
+  });
+
+  test("gives its commands none of the files that its own parent left open", async () => {
+    const child = start("main.ts", { WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0" }, 3);
+    const [line] = await once(createInterface(child.stdout ?? Readable.from([])), "line");
+    const listening = JSON.parse(String(line)) as Event;
+    const client = await connected(new URL(String(listening.url)));
+    const { structuredContent } = await execute(client, "ls /proc/self/fd");
+    // The fourth is the directory that ls reads.
+    expect((structuredContent as { stdout: string }).stdout).toBe("0\n1\n2\n3\n");
   });
 });
-
-/** Whether the process runs. One that has ended and waits to be reaped does not. */
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return process.platform !== "linux" || !readFileSync(`/proc/${pid}/stat`, "latin1").includes(") Z ");
-  } catch {
-    return false;
-  }
-}
 
 describe("a server that cannot start", () => {
   const outcome = async (env: Record<string, string>) => {
@@ -203,10 +218,10 @@ describe("stdio", () => {
     child.stdout?.on("data", (chunk: Buffer) => (out += chunk.toString()));
     child.stderr?.on("data", (chunk: Buffer) => (log += chunk.toString()));
     child.stdin?.write(`${JSON.stringify(initialize)}\n`);
-    await expect.poll(() => out).toContain("\n");
+    await expect.poll(() => out, { timeout: 5000 }).toContain("\n");
     const call = { jsonrpc: "2.0", id: 2, method: "tools/call", params: { name: "system_info", arguments: {} } };
     child.stdin?.write(`${JSON.stringify(call)}\n`);
-    await expect.poll(() => out.split("\n").length).toBe(3);
+    await expect.poll(() => out.split("\n").length, { timeout: 5000 }).toBe(3);
     child.stdin?.end();
     expect(await once(child, "exit")).toEqual([0, null]);
     for (const line of out.trim().split("\n")) expect(JSON.parse(line)).toMatchObject({ jsonrpc: "2.0" });
@@ -217,23 +232,13 @@ describe("stdio", () => {
   test("takes its commands with it", async () => {
     const workspace = await temporaryDirectory();
     const child = start("stdio.ts", { WORKSPACE_PATH: workspace });
-    let out = "";
-    child.stdout?.on("data", (chunk: Buffer) => (out += chunk.toString()));
-    const send = (id: number, command: string) => {
-      const params = { name: "execute_command", arguments: { command } };
-      child.stdin?.write(`${JSON.stringify({ jsonrpc: "2.0", id, method: "tools/call", params })}\n`);
-    };
+    const mark = sleepMark();
+    const params = { name: "execute_command", arguments: { command: `setsid sleep ${mark} & sleep ${mark}` } };
     child.stdin?.write(`${JSON.stringify(initialize)}\n`);
-    send(2, "echo $$ > pid; sleep 86400");
-    send(3, "while [ ! -s pid ]; do :; done; cat pid");
-    await expect.poll(() => out, { timeout: 5000 }).toContain('"id":3');
-    const answer = out.split("\n").find((line) => line.includes('"id":3')) ?? "{}";
-    const pid = Number(
-      (JSON.parse(answer) as { result: { structuredContent: { stdout: string } } }).result.structuredContent.stdout,
-    );
-    expect(isAlive(pid)).toBe(true);
+    child.stdin?.write(`${JSON.stringify({ jsonrpc: "2.0", id: 2, method: "tools/call", params })}\n`);
+    await expect.poll(() => isRunning(mark), { timeout: 5000 }).toBe(true);
     child.stdin?.end();
     await once(child, "exit");
-    await expect.poll(() => isAlive(pid)).toBe(false);
+    await expect.poll(() => isRunning(mark)).toBe(false);
   });
 });

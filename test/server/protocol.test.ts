@@ -1,13 +1,20 @@
 import { fileURLToPath } from "node:url";
-import { Client as ModernClient, StreamableHTTPClientTransport as ModernHttp } from "@modelcontextprotocol/client";
+import {
+  Client as ModernClient,
+  StreamableHTTPClientTransport as ModernHttp,
+  type Transport,
+} from "@modelcontextprotocol/client";
 import { StdioClientTransport as ModernStdio } from "@modelcontextprotocol/client/stdio";
 import { Client as OlderClient } from "@modelcontextprotocol/sdk/client/index.js";
 import { StdioClientTransport as OlderStdio } from "@modelcontextprotocol/sdk/client/stdio.js";
 import { StreamableHTTPClientTransport as OlderHttp } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
+import { WebSocketClientTransport as OlderWebSocket } from "@modelcontextprotocol/sdk/client/websocket.js";
+import type { Transport as OlderTransport } from "@modelcontextprotocol/sdk/shared/transport.js";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { defineTool } from "../../server/tools/define-tool.ts";
 import { listening, messageIn, rpc, temporaryDirectory, testApp } from "./running-app.ts";
+import { WebSocketClientTransport, websocketUrl } from "./websocket-client.ts";
 
 const info = { name: "test-client", version: "1.0.0" };
 const stdioEntry = fileURLToPath(new URL("../../server/stdio.ts", import.meta.url));
@@ -21,7 +28,7 @@ interface Connection {
 
 const modern =
   (mode: "auto" | "legacy" | { pin: string }) =>
-  async (transport: ModernHttp | ModernStdio): Promise<Connection> => {
+  async (transport: Transport): Promise<Connection> => {
     const client = new ModernClient(info, { versionNegotiation: { mode } });
     await client.connect(transport);
     onTestFinished(() => client.close());
@@ -32,7 +39,7 @@ const modern =
     };
   };
 
-const older = async (transport: OlderHttp | OlderStdio): Promise<Connection> => {
+const older = async (transport: OlderTransport): Promise<Connection> => {
   const client = new OlderClient(info);
   await client.connect(transport);
   onTestFinished(() => client.close());
@@ -44,6 +51,7 @@ const older = async (transport: OlderHttp | OlderStdio): Promise<Connection> => 
 };
 
 const overHttp = async () => listening(await testApp());
+const overWebSocket = async () => websocketUrl(await overHttp());
 const overStdio = async () => ({
   command: process.execPath,
   args: [stdioEntry],
@@ -62,6 +70,17 @@ const connections: [string, () => Promise<Connection>, string | undefined][] = [
   ["SDK 1, HTTP", async () => older(new OlderHttp(await overHttp())), "2025-11-25"],
   ["SDK 2, its own choice, stdio", async () => modern("auto")(new ModernStdio(await overStdio())), "2026-07-28"],
   ["SDK 2, older protocol, stdio", async () => modern("legacy")(new ModernStdio(await overStdio())), "2025-11-25"],
+  [
+    "SDK 2, its own choice, WebSocket",
+    async () => modern("auto")(new WebSocketClientTransport(await overWebSocket())),
+    "2026-07-28",
+  ],
+  [
+    "SDK 2, older protocol, WebSocket",
+    async () => modern("legacy")(new WebSocketClientTransport(await overWebSocket())),
+    "2025-11-25",
+  ],
+  ["SDK 1, WebSocket", async () => older(new OlderWebSocket(await overWebSocket())), undefined],
   ["SDK 1, stdio", async () => older(new OlderStdio(await overStdio())), undefined],
 ];
 

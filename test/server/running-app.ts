@@ -7,6 +7,8 @@ import { onTestFinished } from "vitest";
 import { type App, buildApp } from "../../server/app.ts";
 import { type Config, parseEnvironment } from "../../server/config.ts";
 import { createLogger } from "../../server/observability/logging.ts";
+import { resourceSources } from "../../server/resources/index.ts";
+import { createFileWatch } from "../../server/services/watch.ts";
 import type { Tool } from "../../server/tools/define-tool.ts";
 
 /** A directory of this test's own, gone when the test has ended. */
@@ -22,13 +24,21 @@ export interface TestApp extends App {
   events(): Record<string, unknown>[];
 }
 
+/** The server's own resources, whose changes are noticed soon. */
+export const quickSources = () => resourceSources(createFileWatch({ intervalMs: 100 }));
+
 /** Builds the server with `env` over the defaults, a workspace of its own, and ports that are free. */
 export async function testApp(env: Record<string, string> = {}, tools?: readonly Tool[]): Promise<TestApp> {
   const config = parseEnvironment({ WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0", ...env });
   const lines: string[] = [];
   const destination = new PassThrough();
   destination.on("data", (chunk: Buffer) => lines.push(...chunk.toString().split("\n").filter(Boolean)));
-  const built = await buildApp({ config, log: createLogger(config, destination), ...(tools && { tools }) });
+  const built = await buildApp({
+    config,
+    log: createLogger(config, destination),
+    sources: quickSources(),
+    ...(tools && { tools }),
+  });
   built.readiness.start();
   onTestFinished(async () => {
     built.services.commands.killAllNow();

@@ -14,9 +14,9 @@ const importsOf = (path: string) =>
 
 /** Rooms from the bottom up; what stands higher may use what stands lower, or beside it. */
 const LEVELS: [RegExp, number][] = [
-  [/^config\.ts$/, 0],
+  [/^(config|icons)\.ts$/, 0],
   [/^services\//, 1],
-  [/^tools\//, 2],
+  [/^(tools|prompts|resources)\//, 2],
   [/^(auth|observability|mcp|proxy)\//, 3],
   [/^(app|openapi)\.ts$/, 4],
   [/^(main|stdio|serve-stdio|worker|run|shutdown)\.ts$/, 5],
@@ -68,6 +68,12 @@ describe("the image", () => {
   test("keeps commands from reading the server's environment out of /proc", () => {
     expect(instructions.filter((line) => line.startsWith("RUN")).join()).toContain("chmod 0711 /usr/bin/tini");
     expect(instructions).toContain("COPY --from=node --chmod=0711 /usr/local/bin/node /usr/local/bin/node");
+  });
+
+  test("has what keeps commands apart", () => {
+    expect(instructions.join("\n")).toMatch(/apt-get install [^&]*\bmount\b[^&]*\btini\b[^&]*\butil-linux\b/);
+    // Debian 13 is the first with a setpriv that knows Landlock and seccomp.
+    expect(text("Dockerfile")).toMatch(/RUNTIME_IMAGE=.*debian:(trixie|forky|duke)-slim/);
   });
 
   test("exposes the ports that the server listens on by default", () => {

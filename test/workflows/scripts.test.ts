@@ -296,20 +296,28 @@ describe("the preview's comment", () => {
 
 describe("looking for drift", () => {
   const { run: script, env } = step("drift.yml", "check", "Refresh, on paper");
-  const check = (code: number) =>
-    runRecorded(script, { stubs: { npx: `echo '~ tags'; exit ${code}` }, env: { ...env, STACK: "prod" } });
+  const image = `registry.example.com/mcp-server@sha256:${"0".repeat(64)}`;
+  const check = ({ stack = "prod", output = 0, preview = 0 }) => {
+    const npx = `if [ "$2" = stack ]; then echo '${JSON.stringify({ image })}'; exit ${output}; else echo '~ tags'; exit ${preview}; fi`;
+    return runRecorded(script, { stubs: { npx }, env: { ...env, STACK: stack } });
+  };
+  const previewOf = (stack: string) => check({ stack }).calls.at(-1);
 
-  it("changes nothing", () => {
-    expect(check(0).calls).toEqual([expect.arrayContaining(["refresh", "--preview-only", "--expect-no-changes"])]);
+  it("looks before it compares, and changes nothing", () => {
+    expect(previewOf("prod")).toEqual(
+      expect.arrayContaining(["preview", "--refresh", "--expect-no-changes", "--config", `mcp:image=${image}`]),
+    );
+    expect(previewOf("dev")).not.toContain("--config");
   });
 
   it.each([
-    ["finds none", 0, 0, {}],
-    ["finds some", 7, 0, { prod: "~ tags" }],
-    ["finds no stack", 6, 0, {}],
-    ["cannot look", 255, 255, {}],
-  ])("%s", (_, exit, code, outputs) => {
-    const result = check(exit);
+    ["finds none", {}, 0, {}],
+    ["finds some", { preview: 7 }, 0, { prod: "~ tags" }],
+    ["finds no stack", { output: 6 }, 0, {}],
+    ["cannot read the state", { output: 255 }, 255, {}],
+    ["cannot look", { preview: 255 }, 255, {}],
+  ])("%s", (_, exits, code, outputs) => {
+    const result = check(exits);
     expect(result.code).toBe(code);
     expect(stepOutputs(result.read("output"))).toEqual(outputs);
   });

@@ -1,5 +1,5 @@
-import type { CloudRequest, Created } from "../cloud.ts";
 import { azureError, type Fault } from "../cloud-error.ts";
+import type { CloudRequest, Created } from "../cloud-request.ts";
 import { at, hexOf, isProperties, type Properties, textAt, textMapAt } from "../values.ts";
 import { armId, parseArmId, resourceGroupId, sameId } from "./arm-id.ts";
 import { DEPLOYER } from "./deployer.ts";

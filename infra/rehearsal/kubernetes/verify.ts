@@ -7,6 +7,7 @@ import { verifyPods } from "./verify-pods.ts";
 import { verifyPolicies } from "./verify-policies.ts";
 import { verifyScaling } from "./verify-scaling.ts";
 import { verifyServices } from "./verify-services.ts";
+import { verifyTraffic } from "./verify-traffic.ts";
 
 /** Everything that the API server accepts object by object and that cannot work as a whole. */
 export function verifyCluster(cluster: FakeKubernetes, azure: FakeAzure): Fault[] {
@@ -16,6 +17,7 @@ export function verifyCluster(cluster: FakeKubernetes, azure: FakeAzure): Fault[
     ...verifyScaling(cluster),
     ...verifyGateways(cluster),
     ...verifyPolicies(cluster),
+    ...verifyTraffic(cluster),
     ...verifyAzureSide(cluster, azure),
   ];
 }

@@ -119,7 +119,9 @@ describe("on this machine", () => {
     const running = await startServer(local, 5);
     onTestFinished(async () => void (await running.stop()));
     const probe = server.probes.startup;
-    if (!probe) throw new Error("the fixture has a startup probe");
+    const listening = server.probes.readiness;
+    if (!probe || !listening) throw new Error("the fixture has both probes");
+    await waitForProbe("readiness", { ...listening, failureThreshold: 60 }, server, local, running);
     await expect(waitForProbe("startup", probe, server, local, running)).rejects.toThrow(
       /startup probe failed for 1 s.*GET \/nowhere answered 404/,
     );

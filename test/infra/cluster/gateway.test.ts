@@ -176,10 +176,17 @@ describe("the server's route", () => {
 
   it("keeps streams open beyond Envoy's fifteen seconds", () => {
     const policy = find(plan, "kubernetes:gateway.envoyproxy.io/v1alpha1:BackendTrafficPolicy");
-    expect(specOf(policy)).toEqual({
+    expect(specOf(policy)).toMatchObject({
       targetRefs: [{ group: "gateway.networking.k8s.io", kind: "HTTPRoute", name: "mcp-server" }],
       timeout: { http: { requestTimeout: "0s", maxStreamDuration: "0s" } },
       circuitBreaker: { maxConnections: 8192, maxParallelRequests: 8192 },
+    });
+  });
+
+  it("brings what belongs to one session to the replica that runs its call", () => {
+    const policy = find(plan, "kubernetes:gateway.envoyproxy.io/v1alpha1:BackendTrafficPolicy");
+    expect(specOf(policy)).toMatchObject({
+      loadBalancer: { consistentHash: { type: "Headers", headers: [{ name: "Mcp-Session-Id" }] } },
     });
   });
 });

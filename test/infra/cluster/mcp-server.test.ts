@@ -121,6 +121,17 @@ describe("a changed environment", () => {
   });
 });
 
+describe("commands", () => {
+  it("have a shell and the network in dev; in prod a list of programs, no network, and isolation or no server", () => {
+    const { COMMAND_SHELL, COMMAND_NETWORK, COMMAND_ISOLATION } = parseEnvironment(environmentOf(planOf("dev")));
+    expect([COMMAND_SHELL, COMMAND_NETWORK, COMMAND_ISOLATION]).toEqual([true, true, "auto"]);
+    const prod = parseEnvironment(environmentOf(planOf("prod")));
+    expect([prod.COMMAND_SHELL, prod.COMMAND_NETWORK, prod.COMMAND_ISOLATION]).toEqual([false, false, "required"]);
+    expect(prod.COMMAND_ALLOWED_PROGRAMS).toContain("grep");
+    expect(prod.COMMAND_ALLOWED_PROGRAMS).not.toContain("sh");
+  });
+});
+
 describe("the API key", () => {
   it("is known to the vault alone; the server can only check it", async () => {
     const plan = planOf("staging");

@@ -1,0 +1,76 @@
+import { toNodeHandler } from "@modelcontextprotocol/node";
+import { createMcpHandler, type McpHttpHandler, type ServerEventBus } from "@modelcontextprotocol/server";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { z } from "zod";
+import type { Caller } from "../tools/define-tool.ts";
+import { authInfoOf, type Protocol } from "./protocol.ts";
+import { refuse, TRANSPORT_ERROR } from "./refusals.ts";
+import { Subscriptions } from "./subscriptions.ts";
+
+/** The event streams of the 2026-07-28 protocol, `subscriptions/listen`. */
+export interface ListenStreams {
+  open(request: FastifyRequest, reply: FastifyReply, caller: Caller): Promise<void>;
+  /** Ends each as the protocol has it, with a last result. */
+  endAll(): Promise<void>;
+}
+
+/** Streams open at once in one process. */
+const LIMIT = 1024;
+
+/**
+ * Every stream has a handler of the SDK's to itself: closing a handler is the one way to end its streams, and a bus of
+ * its own keeps one caller's events from another's stream, where both have a file of the same name.
+ */
+export function createListenStreams(protocol: Protocol): ListenStreams {
+  const open = new Set<McpHttpHandler>();
+  return {
+    async open(request, reply, caller) {
+      if (open.size >= LIMIT) {
+        return refuse(
+          reply,
+          503,
+          TRANSPORT_ERROR,
+          `This server has ${LIMIT} streams open, the most it has; try later.`,
+        );
+      }
+      const bus = busOf(protocol, caller, urisIn(request.body));
+      const handler = createMcpHandler(() => protocol.server({ caller }), { legacy: "reject", bus });
+      open.add(handler);
+      reply.raw.once("close", () => open.delete(handler));
+      reply.hijack();
+      await toNodeHandler(handler)(Object.assign(request.raw, { auth: authInfoOf(caller) }), reply.raw, request.body);
+    },
+    async endAll() {
+      await Promise.all([...open].map((handler) => handler.close()));
+    },
+  };
+}
+
+/** Watches what the stream asks for, for as long as the SDK listens. */
+function busOf(protocol: Protocol, caller: Caller, uris: readonly string[]): ServerEventBus {
+  return {
+    // Nothing is published but what the watch tells.
+    publish() {},
+    subscribe(listener) {
+      const subscriptions = new Subscriptions(
+        (uri, changed) => protocol.watch(uri, caller, changed),
+        (uri) => listener({ kind: "resource_updated", uri }),
+      );
+      for (const uri of uris) {
+        // The stream serves what it can; of this resource nothing will be heard.
+        subscriptions.add(uri).catch(() => {});
+      }
+      return () => subscriptions.clear();
+    },
+  };
+}
+
+const Listen = z.object({
+  params: z.object({ notifications: z.object({ resourceSubscriptions: z.array(z.string()) }) }),
+});
+
+/** The resources that a `subscriptions/listen` names; what else is wrong with it, the SDK says. */
+export function urisIn(message: unknown): readonly string[] {
+  const { data } = Listen.safeParse(message);
+  return data?.params.notifications.resourceSubscriptions ?? [];
+}

@@ -1,0 +1,22 @@
+import type { FastifyReply } from "fastify";
+
+/** JSON-RPC 2.0, section 5.1. */
+export const PARSE_ERROR = -32_700;
+export const INVALID_REQUEST = -32_600;
+export const INTERNAL_ERROR = -32_603;
+/** What the SDK's transports answer with, in the range that JSON-RPC leaves to implementations. */
+export const TRANSPORT_ERROR = -32_000;
+export const SESSION_NOT_FOUND = -32_001;
+/** MCP specification 2026-07-28, Transports, "Server Validation". */
+export const HEADER_MISMATCH = -32_020;
+
+/** Refuses a request before the protocol has seen it: an HTTP status, and the reason as a JSON-RPC error. */
+export function refuse(
+  reply: FastifyReply,
+  status: number,
+  code: number,
+  message: string,
+  id: string | number | null = null,
+): void {
+  void reply.code(status).send({ jsonrpc: "2.0", id, error: { code, message } });
+}

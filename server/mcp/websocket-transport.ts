@@ -1,0 +1,198 @@
+import type { WebSocket } from "@fastify/websocket";
+import {
+  isJSONRPCErrorResponse,
+  isJSONRPCNotification,
+  isJSONRPCRequest,
+  isJSONRPCResultResponse,
+  type JSONRPCMessage,
+  type JSONRPCRequest,
+  type MessageExtraInfo,
+  type RequestId,
+  type Transport,
+} from "@modelcontextprotocol/server";
+import { INVALID_REQUEST, PARSE_ERROR, TRANSPORT_ERROR } from "./refusals.ts";
+
+/** RFC 6455, section 7.4.1. */
+const GOING_AWAY = 1001;
+const UNSUPPORTED_DATA = 1003;
+
+/** Bytes that may wait to be sent before no more is read from a client that does not read. */
+const HIGH_WATER_BYTES = 1024 * 1024;
+/** Requests of one client that are worked on at once; more wait for their turn. */
+const CONCURRENCY = 32;
+/** Requests of one client that are not answered yet, waiting ones included. */
+const PENDING_LIMIT = 256;
+const PING_INTERVAL_MS = 30_000;
+/** What a client gets to read what is on its way, and to close from its side. */
+const CLOSING_MS = 3000;
+
+/** What the transport tells of itself. */
+export interface WebSocketEvents {
+  /** A request was answered, or its client cancelled it. */
+  answered(method: string, seconds: number): void;
+  /** Nothing is in progress any more. */
+  idle(): void;
+  closed(): void;
+}
+
+/**
+ * MCP over a WebSocket: one JSON-RPC message a text frame, both ways. The specification has no such transport but
+ * allows others that keep its messages and their order; the sub-protocol `mcp` is the SDKs' own.
+ */
+export class WebSocketTransport implements Transport {
+  onclose?: () => void;
+  onerror?: (error: Error) => void;
+  onmessage?: <T extends JSONRPCMessage>(message: T, extra?: MessageExtraInfo) => void;
+
+  readonly #socket: WebSocket;
+  readonly #events: WebSocketEvents;
+  readonly #pending = new Map<RequestId, { method: string; started: number }>();
+  readonly #waiting: JSONRPCRequest[] = [];
+  #ping: NodeJS.Timeout | undefined;
+  #alive = true;
+  #draining = false;
+
+  constructor(socket: WebSocket, events: WebSocketEvents) {
+    this.#socket = socket;
+    this.#events = events;
+  }
+
+  /** Requests in progress; a stream that stays open is none. */
+  get pending(): number {
+    return this.#pending.size;
+  }
+
+  async start(): Promise<void> {
+    const socket = this.#socket;
+    socket.on("message", (data, isBinary) => this.#receive(data.toString(), isBinary));
+    socket.on("pong", () => {
+      this.#alive = true;
+    });
+    socket.once("close", () => {
+      clearInterval(this.#ping);
+      this.#pending.clear();
+      this.#waiting.length = 0;
+      this.#events.closed();
+      this.onclose?.();
+    });
+    this.#ping = setInterval(() => {
+      // Not even the answer to a ping since the last one: the client is gone, and TCP has not noticed.
+      if (!this.#alive) socket.terminate();
+      else socket.ping();
+      this.#alive = false;
+    }, PING_INTERVAL_MS);
+    this.#ping.unref();
+  }
+
+  /** From now on requests are refused; those in progress go on. */
+  drain(): void {
+    this.#draining = true;
+  }
+
+  send(message: JSONRPCMessage): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const socket = this.#socket;
+      if (socket.readyState !== socket.OPEN) {
+        reject(new Error("The connection is closed."));
+        return;
+      }
+      // Calls back when the kernel has it, so whoever waits for that waits for a slow client.
+      socket.send(JSON.stringify(message), (error) => {
+        this.#proceed();
+        if (error) reject(error);
+        else resolve();
+      });
+      if (socket.bufferedAmount >= HIGH_WATER_BYTES) socket.pause();
+      if (isJSONRPCResultResponse(message) || isJSONRPCErrorResponse(message)) this.#settle(message.id);
+    });
+  }
+
+  async close(): Promise<void> {
+    const socket = this.#socket;
+    socket.close(GOING_AWAY, "The server ends this connection.");
+    const timer = setTimeout(() => socket.terminate(), CLOSING_MS);
+    socket.once("close", () => clearTimeout(timer));
+  }
+
+  terminate(): void {
+    this.#socket.terminate();
+  }
+
+  #receive(text: string, isBinary: boolean): void {
+    if (isBinary) {
+      this.#socket.close(UNSUPPORTED_DATA, "Messages are JSON in text frames.");
+      return;
+    }
+    let message: unknown;
+    try {
+      message = JSON.parse(text);
+    } catch {
+      this.#refuse(null, PARSE_ERROR, "Parse error: the frame is not JSON.");
+      return;
+    }
+    if (isJSONRPCRequest(message)) {
+      this.#admit(message);
+      return;
+    }
+    if (isJSONRPCNotification(message)) {
+      if (message.method === "notifications/cancelled") this.#cancel(cancelledIn(message.params));
+    } else if (!isJSONRPCResultResponse(message) && !isJSONRPCErrorResponse(message)) {
+      this.#refuse(null, INVALID_REQUEST, "Invalid Request: the frame is not one JSON-RPC message.");
+      return;
+    }
+    this.onmessage?.(message);
+  }
+
+  #admit(request: JSONRPCRequest): void {
+    const { id, method } = request;
+    if (this.#draining) {
+      this.#refuse(id, TRANSPORT_ERROR, "This server is shutting down; connect anew.");
+    } else if (this.#pending.size >= PENDING_LIMIT) {
+      this.#refuse(id, TRANSPORT_ERROR, `${PENDING_LIMIT} requests are in progress; wait for one to end.`);
+    } else if (method === "subscriptions/listen") {
+      // Answered when the stream ends, which is up to its client, so it is not waited for.
+      this.onmessage?.(request);
+    } else {
+      this.#pending.set(id, { method, started: performance.now() });
+      this.#waiting.push(request);
+      this.#proceed();
+    }
+  }
+
+  /** Works on what waits, as far as there is room for its answers. */
+  #proceed(): void {
+    const socket = this.#socket;
+    const isRoom = () => socket.bufferedAmount < HIGH_WATER_BYTES;
+    if (socket.isPaused && isRoom()) socket.resume();
+    while (this.#pending.size - this.#waiting.length < CONCURRENCY && isRoom()) {
+      const next = this.#waiting.shift();
+      if (next === undefined) return;
+      this.onmessage?.(next);
+    }
+  }
+
+  #cancel(id: RequestId | undefined): void {
+    const at = this.#waiting.findIndex((request) => request.id === id);
+    if (at !== -1) this.#waiting.splice(at, 1);
+    this.#settle(id);
+  }
+
+  #settle(id: RequestId | undefined): void {
+    const request = id === undefined ? undefined : this.#pending.get(id);
+    if (id === undefined || request === undefined) return;
+    this.#pending.delete(id);
+    this.#events.answered(request.method, (performance.now() - request.started) / 1000);
+    if (this.#pending.size === 0) this.#events.idle();
+    else this.#proceed();
+  }
+
+  #refuse(id: RequestId | null, code: number, message: string): void {
+    this.#socket.send(JSON.stringify({ jsonrpc: "2.0", id, error: { code, message } }));
+  }
+}
+
+function cancelledIn(params: unknown): RequestId | undefined {
+  if (typeof params !== "object" || params === null || !("requestId" in params)) return undefined;
+  const { requestId } = params;
+  return typeof requestId === "string" || typeof requestId === "number" ? requestId : undefined;
+}

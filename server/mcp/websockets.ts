@@ -1,0 +1,141 @@
+import websocket from "@fastify/websocket";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import fastifyPlugin from "fastify-plugin";
+import type { Metrics } from "../observability/metrics.ts";
+import type { Caller } from "../tools/define-tool.ts";
+import { serveConnection } from "./connection.ts";
+import type { Protocol } from "./protocol.ts";
+import { refuse, TRANSPORT_ERROR } from "./refusals.ts";
+import { WebSocketTransport } from "./websocket-transport.ts";
+
+/** The MCP endpoint over WebSocket, `/mcp/ws`, for every version of the protocol. */
+export interface WebSockets {
+  /** Has the listener take upgrades; to be registered before any route. */
+  readonly upgrades: (app: FastifyInstance) => Promise<void>;
+  /** Registers the endpoint, beside `/mcp` and behind the same hooks. */
+  route(app: FastifyInstance, callerOf: (request: FastifyRequest) => Caller): void;
+  /** Whether something is in progress; while draining, any connection that is still open is. */
+  readonly busy: boolean;
+  /** Ends each connection as soon as nothing is in progress on it; takes no request any more. */
+  drain(): void;
+  /** Cuts off what is left. */
+  terminate(): void;
+}
+
+interface WebSocketsOptions {
+  readonly protocol: Protocol;
+  readonly metrics: Metrics;
+  /** Bytes of one message; a longer one ends its connection with status 1009. */
+  readonly messageLimit: number;
+  /** Called whenever a connection has nothing in progress any more. */
+  readonly onIdle: () => void;
+}
+
+const PATH = "/mcp/ws";
+const SUB_PROTOCOL = "mcp";
+/** Connections at once in one process. */
+const LIMIT = 1024;
+
+export function createWebSockets({ protocol, metrics, messageLimit, onIdle }: WebSocketsOptions): WebSockets {
+  const open = new Map<WebSocketTransport, { end(): void }>();
+  let draining = false;
+
+  const upgrades = fastifyPlugin(async (app: FastifyInstance) => {
+    await app.register(websocket, {
+      options: {
+        maxPayload: messageLimit,
+        handleProtocols: (offered) => (offered.has(SUB_PROTOCOL) ? SUB_PROTOCOL : false),
+      },
+      // Connections end when their calls have; see drain().
+      preClose: (done) => done(),
+      errorHandler: (error, _socket, request) => {
+        request.log.warn({ event: "websocket.error", err: error });
+      },
+    });
+    // The plugin would open a connection on any route, before closing it again.
+    app.addHook("onRequest", async (request, reply) => {
+      if (!request.ws || request.routeOptions.url === PATH) return;
+      refuse(reply, 404, TRANSPORT_ERROR, `Nothing here speaks WebSocket; the endpoint is ${PATH}.`);
+      return reply;
+    });
+  });
+
+  const route: WebSockets["route"] = (app, callerOf) => {
+    app.route({
+      method: "GET",
+      url: PATH,
+      preValidation: async (request, reply) => {
+        const reason = refusal(request);
+        if (reason === undefined) return;
+        reply.header("upgrade", "websocket").header("connection", "upgrade");
+        refuse(reply, reason.status, TRANSPORT_ERROR, reason.message);
+        return reply;
+      },
+      handler: (_request: FastifyRequest, _reply: FastifyReply) => {
+        throw new Error("A request that is no upgrade passed the check for one.");
+      },
+      wsHandler: (socket, request) => {
+        const caller = callerOf(request);
+        const transport = new WebSocketTransport(socket, {
+          answered: (method, seconds) => metrics.requestServed(method, 200, seconds),
+          idle: () => {
+            if (draining) connection.end();
+            onIdle();
+          },
+          closed: () => {
+            open.delete(transport);
+            onIdle();
+          },
+        });
+        const served = serveConnection({
+          protocol,
+          transport,
+          caller,
+          onerror: (error) => request.log.warn({ event: "websocket.error", err: error }),
+        });
+        const connection = {
+          end: () => {
+            served.close().catch((error: unknown) => request.log.warn({ event: "websocket.error", err: error }));
+          },
+        };
+        open.set(transport, connection);
+        request.log.info({ event: "websocket.opened", subject: caller.subject });
+      },
+    });
+  };
+
+  function refusal(request: FastifyRequest): { status: number; message: string } | undefined {
+    if (!request.ws) {
+      return {
+        status: 426,
+        message: `Upgrade required: this endpoint speaks WebSocket, sub-protocol ${SUB_PROTOCOL}.`,
+      };
+    }
+    const offered = request.headers["sec-websocket-protocol"]?.split(",").map((name) => name.trim()) ?? [];
+    if (!offered.includes(SUB_PROTOCOL)) {
+      return { status: 400, message: `The handshake must offer the sub-protocol ${SUB_PROTOCOL}.` };
+    }
+    if (open.size >= LIMIT || draining) {
+      return { status: 503, message: "This server takes no more connections now; try again." };
+    }
+    return undefined;
+  }
+
+  return {
+    upgrades,
+    route,
+    get busy() {
+      return open.size > 0 && (draining || [...open.keys()].some((transport) => transport.pending > 0));
+    },
+    drain() {
+      draining = true;
+      for (const [transport, { end }] of open) {
+        transport.drain();
+        if (transport.pending === 0) end();
+      }
+    },
+    terminate() {
+      for (const transport of open.keys()) transport.terminate();
+    },
+  };
+}
