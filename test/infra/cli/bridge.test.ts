@@ -24,7 +24,7 @@ import { CHECKOUT } from "../../../infra/cli/checkout.ts";
 import { EXIT } from "../../../infra/cli/cli-error.ts";
 import { runProgram } from "../../../infra/cli/program.ts";
 import { recordingTerminal } from "./recording-terminal.ts";
-import { startAgain, startServer, temporaryDirectory } from "./server-process.ts";
+import { sharedServer, startAgain, startServer, temporaryDirectory } from "./server-process.ts";
 
 const COMMAND = join(CHECKOUT, "infra/cli/mcp-aks.js");
 const KEY = "mcp_dev_correct-horse-battery-staple";
@@ -33,6 +33,10 @@ const WITH_KEY = {
   API_KEY_HASHES: `sha256:${createHash("sha256").update(KEY).digest("hex")}`,
 };
 const INFO = { name: "test-client", version: "1.0.0" };
+
+/** For tests that do not end it: one that lets everybody in, and one that wants a key. */
+const open = sharedServer();
+const locked = sharedServer(WITH_KEY);
 
 interface CallResult {
   readonly isError?: boolean | undefined;
@@ -130,7 +134,7 @@ async function commandsRun(metricsUrl: string, wanted: number): Promise<void> {
 
 describe.each(SDKS)("a stdio client of SDK %s", (sdk) => {
   test("lists and calls the tools of a server that wants a key", async () => {
-    const server = await startServer(WITH_KEY);
+    const server = locked();
     const file = await headerFile("# the key of dev", "", `Authorization: Bearer ${KEY}`);
     const client = await bridged(sdk, server.url, ["--header-file", file]);
     if (sdk === "2.x") expect(client.version).toBe("2026-07-28");
@@ -172,7 +176,7 @@ describe.each(SDKS)("a stdio client of SDK %s", (sdk) => {
   });
 
   test("cancels a call on the server", async () => {
-    const server = await startServer();
+    const server = open();
     const client = await bridged(sdk, server.url);
     const cancel = new AbortController();
     const call = client.call("execute_command", { command: "sleep 86400" }, { signal: cancel.signal });
@@ -188,7 +192,7 @@ describe.each(SDKS)("a stdio client of SDK %s", (sdk) => {
   });
 
   test("ends its bridge by going away", async () => {
-    const server = await startServer();
+    const server = open();
     const client = await bridged(sdk, server.url);
     const { pid } = client;
     await client.close();
@@ -196,7 +200,7 @@ describe.each(SDKS)("a stdio client of SDK %s", (sdk) => {
   });
 
   test("reads in the answer that the key is wrong", async () => {
-    const server = await startServer(WITH_KEY);
+    const server = locked();
     const file = await headerFile("Authorization: Bearer not-the-key");
     await expect(bridged(sdk, server.url, ["--header-file", file])).rejects.toThrow(
       /does not take the key \(HTTP 401\); see to the header Authorization in --header/,
@@ -254,17 +258,18 @@ const modern = (id: number, method: string, params: object = {}) => ({
 });
 
 describe("a subscription", () => {
-  test("outlives the server, and says after that everything may have changed", async () => {
+  test("outlives the server, and says after that what it is about may have changed", async () => {
     const server = await startServer();
     const bridge = await raw(server.url);
-    bridge.send(modern(7, "subscriptions/listen", { notifications: { toolsListChanged: true } }));
+    const uri = "workspace:///notes.txt";
+    bridge.send(modern(7, "subscriptions/listen", { notifications: { resourceSubscriptions: [uri] } }));
     const heard = (method: string) => bridge.messages().filter((message) => message.method === method);
     await expect.poll(() => heard("notifications/subscriptions/acknowledged")).toHaveLength(1);
     await server.stop("SIGKILL");
     await startAgain(server);
     await expect
-      .poll(() => heard("notifications/tools/list_changed"), { timeout: 10_000 })
-      .toMatchObject([{ params: { _meta: { "io.modelcontextprotocol/subscriptionId": 7 } } }]);
+      .poll(() => heard("notifications/resources/updated"), { timeout: 10_000 })
+      .toMatchObject([{ params: { uri, _meta: { "io.modelcontextprotocol/subscriptionId": 7 } } }]);
     expect(heard("notifications/subscriptions/acknowledged")).toHaveLength(1);
     bridge.child.stdin?.end();
     expect(await bridge.exit).toBe(0);
@@ -464,7 +469,7 @@ describe("what a server answers", () => {
   });
 
   test("that the key is wrong is taken back once the header file has the new key", async () => {
-    const server = await startServer(WITH_KEY);
+    const server = locked();
     const file = await headerFile("Authorization: Bearer the-old-key");
     const bridge = await raw(server.url, ["--header-file", file]);
     bridge.send(initialize);
@@ -478,7 +483,7 @@ describe("what a server answers", () => {
 
 describe("what a client sends", () => {
   test("lines that are no messages are dropped, and ids that are under way refused", async () => {
-    const server = await startServer();
+    const server = open();
     const bridge = await raw(server.url);
     bridge.child.stdin?.write("not json\n\n[]\n");
     const call = modern(1, "tools/call", { name: "execute_command", arguments: { command: "sleep 0.5" } });
@@ -499,7 +504,7 @@ describe("the key", () => {
     ["--header with a variable", ["--header", "Authorization:Bearer ${DEV_KEY}"], { DEV_KEY: KEY }],
     ["--header", ["--header", `Authorization: Bearer ${KEY}`], {}],
   ])("comes by %s", async (_how, args, env) => {
-    const server = await startServer(WITH_KEY);
+    const server = locked();
     const bridge = await raw(server.url, args, env);
     bridge.send(modern(1, "tools/list"));
     expect(await bridge.answer(1)).toHaveProperty("result.tools");

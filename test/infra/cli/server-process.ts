@@ -3,7 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { onTestFinished } from "vitest";
+import { afterAll, beforeAll, onTestFinished } from "vitest";
 import { CHECKOUT } from "../../../infra/cli/checkout.ts";
 
 /** The bundled server, or another entry of its, in a process of its own. */
@@ -17,10 +17,13 @@ export interface ServerProcess {
   stop(signal?: NodeJS.Signals): Promise<number | null>;
 }
 
+/** Has `end` called when what was made is needed no more. */
+type AtEnd = (end: () => Promise<void>) => void;
+
 /** A directory of this test's own, gone when the test has ended. */
-export async function temporaryDirectory(): Promise<string> {
+export async function temporaryDirectory(atEnd: AtEnd = onTestFinished): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), "mcp-kit-test-"));
-  onTestFinished(() => rm(directory, { recursive: true, force: true, maxRetries: 3 }));
+  atEnd(() => rm(directory, { recursive: true, force: true, maxRetries: 3 }));
   return directory;
 }
 
@@ -28,11 +31,12 @@ export async function temporaryDirectory(): Promise<string> {
 export async function startServer(
   env: Record<string, string> = {},
   entry: readonly string[] = [join(CHECKOUT, "server/main.ts")],
+  atEnd: AtEnd = onTestFinished,
 ): Promise<ServerProcess> {
   const child = spawn(process.execPath, entry, {
     env: {
       PATH: process.env.PATH,
-      WORKSPACE_PATH: env.WORKSPACE_PATH ?? (await temporaryDirectory()),
+      WORKSPACE_PATH: env.WORKSPACE_PATH ?? (await temporaryDirectory(atEnd)),
       PORT: "0",
       METRICS_PORT: "0",
       SHUTDOWN_GRACE_SECONDS: "2",
@@ -45,7 +49,7 @@ export async function startServer(
     text += chunk;
   });
   const exited = new Promise<number | null>((resolve) => child.once("close", resolve));
-  onTestFinished(async () => {
+  atEnd(async () => {
     child.kill("SIGKILL");
     await exited;
   });
@@ -75,4 +79,21 @@ export async function startServer(
 /** Starts the server again where one was. */
 export function startAgain(server: ServerProcess, env: Record<string, string> = {}): Promise<ServerProcess> {
   return startServer({ ...env, PORT: new URL(server.url).port, METRICS_PORT: new URL(server.metricsUrl).port });
+}
+
+/** One server for all tests of a file that leave it as it was. */
+export function sharedServer(...[env, entry]: Parameters<typeof startServer>): () => ServerProcess {
+  const ends: (() => Promise<void>)[] = [];
+  let server: ServerProcess | undefined;
+  beforeAll(async () => {
+    server = await startServer(env, entry, (end) => ends.push(end));
+  });
+  // What was made last goes first.
+  afterAll(async () => {
+    for (const end of ends.reverse()) await end();
+  });
+  return () => {
+    if (server === undefined) throw new Error("The server that is shared has not started.");
+    return server;
+  };
 }
