@@ -1,7 +1,5 @@
-import { tmpdir } from "node:os";
-import { parseArgs } from "node:util";
 import { buildListeners, packageVersion } from "./app.ts";
-import { childEnvironment } from "./proxy/child-environment.ts";
+import { readArguments, type ServeArguments, UsageError } from "./proxy/arguments.ts";
 import { createStdioProxy } from "./proxy/stdio-proxy.ts";
 import { run } from "./run.ts";
 
@@ -11,9 +9,7 @@ import { run } from "./run.ts";
  * Everything else comes from the environment, as for the HTTP entry.
  */
 
-const USAGE = "serve-stdio [--env NAME]... [--max-children N] [--idle-seconds N] [--cwd DIR] -- COMMAND [ARGUMENT]...";
-
-const options = readArguments();
+const options = readOptions();
 
 await run(async (config, log) => {
   const proxy = await createStdioProxy({ ...options, name: config.MCP_SERVER_NAME, version: packageVersion(), log });
@@ -23,33 +19,12 @@ await run(async (config, log) => {
   };
 });
 
-function readArguments() {
+function readOptions(): ServeArguments {
   try {
-    const { values, positionals } = parseArgs({
-      allowPositionals: true,
-      options: {
-        env: { type: "string", multiple: true, default: [] },
-        "max-children": { type: "string", default: "16" },
-        "idle-seconds": { type: "string", default: "300" },
-        cwd: { type: "string", default: tmpdir() },
-      },
-    });
-    const [program, ...args] = positionals;
-    if (program === undefined) throw new Error("the command to serve is missing.");
-    return {
-      command: { program, args, directory: values.cwd, environment: childEnvironment(values.env, process.env) },
-      limits: {
-        count: wholeNumber("--max-children", values["max-children"], 1, 1000),
-        idleMs: 1000 * wholeNumber("--idle-seconds", values["idle-seconds"], 1, 86_400),
-      },
-    };
+    return readArguments(process.argv.slice(2), process.env);
   } catch (error) {
-    console.error(`${error instanceof Error ? error.message : String(error)}\nUsage: ${USAGE}`);
+    if (!(error instanceof UsageError)) throw error;
+    console.error(error.message);
     process.exit(2);
   }
-}
-
-function wholeNumber(option: string, value: string, min: number, max: number): number {
-  if (/^\d{1,9}$/.test(value) && Number(value) >= min && Number(value) <= max) return Number(value);
-  throw new Error(`${option} ${JSON.stringify(value)} must be a whole number from ${min} to ${max}.`);
 }

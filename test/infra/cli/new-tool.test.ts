@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { cp, mkdtemp, readFile, realpath, rm, symlink } from "node:fs/promises";
+import { cp, mkdtemp, readFile, realpath, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -36,7 +36,10 @@ describe("new:tool", () => {
     const list = /\[\s*([^\]]*?),?\s*\];\s*$/.exec(await index())?.[1]?.split(/,\s*/);
     expect(list?.slice(-2)).toEqual(["countAllWords", "a1"]);
     const passes = { status: 0, text: expect.anything() };
-    expect(run(join(copy, "node_modules/typescript/bin/tsc"), "-p", ".")).toEqual(passes);
+    // All that a tool can break; the rest of the tree takes much longer to check.
+    const include = ["server", "test/server/count-all-words.test.ts", "test/server/a1.test.ts"];
+    await writeFile(join(copy, "tsconfig.tools.json"), JSON.stringify({ extends: "./tsconfig.json", include }));
+    expect(run(join(copy, "node_modules/typescript/bin/tsc"), "-p", "tsconfig.tools.json")).toEqual(passes);
     const folders = ["server/tools", "test/server"];
     expect(run(join(copy, "node_modules/@biomejs/biome/bin/biome"), "ci", ...folders)).toEqual(passes);
     const tests = ["test/server/count-all-words.test.ts", "test/server/a1.test.ts", "test/server/structure.test.ts"];
