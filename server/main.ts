@@ -1,15 +1,14 @@
 import type { AddressInfo } from "node:net";
 import type { FastifyInstance } from "fastify";
-import { pino } from "pino";
 import { buildApp } from "./app.ts";
 import { type Config, EnvironmentError, parseEnvironment } from "./config.ts";
-import { createLogger } from "./observability/logging.ts";
+import { createLogger, standardOutput } from "./observability/logging.ts";
 import { shutDown } from "./shutdown.ts";
 
 /* The HTTP entry: reads the environment, listens, and ends on SIGTERM or SIGINT. */
 
 const config = readConfig();
-const log = createLogger(config, pino.destination({ dest: 1, sync: true }));
+const log = createLogger(config, standardOutput());
 
 try {
   const built = await buildApp({ config, log });

@@ -24,3 +24,8 @@ export function createLogger(config: Pick<Config, "LOG_LEVEL">, destination: Des
     destination,
   );
 }
+
+/** Standard output as the log's destination, for the HTTP entry. */
+export function standardOutput(): DestinationStream {
+  return pino.destination({ dest: 1, sync: true });
+}
