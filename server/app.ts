@@ -44,6 +44,8 @@ interface BuildOptions {
   readonly tools?: readonly Tool[];
   readonly prompts?: readonly Prompt[];
   readonly sources?: readonly ResourceSource[];
+  /** Has the SDK answer every request, for tests. */
+  readonly plainOff?: boolean;
 }
 
 /** Time that a client may take to send one request, against those that send a byte a minute. */
@@ -83,7 +85,9 @@ export async function buildApp(options: BuildOptions): Promise<App> {
     authenticate: createAuthenticate(config),
     refuseForeign: createRefuseForeign(config),
     metrics,
+    log,
     bodyLimit: config.REQUEST_BODY_LIMIT_BYTES,
+    plainOff: options.plainOff,
   });
 
   const app = await listener(log);

@@ -1,13 +1,14 @@
 import underPressure from "@fastify/under-pressure";
 import { toNodeHandler } from "@modelcontextprotocol/node";
 import { classifyInboundRequest, createMcpHandler } from "@modelcontextprotocol/server";
-import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Authenticate } from "../auth/authenticate.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { createListenStreams } from "./listen-streams.ts";
 import { createOlderHttp } from "./older-http.ts";
+import { createPlainHttp } from "./plain-http.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
 import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR } from "./refusals.ts";
 import { createWebSockets } from "./websockets.ts";
@@ -34,7 +35,10 @@ interface StreamableHttpOptions {
   readonly authenticate: Authenticate;
   readonly refuseForeign: RefuseForeign;
   readonly metrics: Metrics;
+  readonly log: FastifyBaseLogger;
   readonly bodyLimit: number;
+  /** Has the SDK answer every request, for the tests that hold both ways to the same answers. */
+  readonly plainOff?: boolean | undefined;
 }
 
 /**
@@ -45,7 +49,7 @@ const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
-  const { protocol, authenticate, refuseForeign, metrics, bodyLimit } = options;
+  const { protocol, log, authenticate, refuseForeign, metrics, bodyLimit } = options;
   const callers = new WeakMap<FastifyRequest, Caller>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
@@ -58,6 +62,16 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   const callsOverNode = toNodeHandler(calls);
   const streams = createListenStreams(protocol);
   const older = createOlderHttp(protocol);
+  const plain = createPlainHttp({
+    protocol,
+    log,
+    connectionOf: older.connectionOf,
+    cancellable: older.cancellable,
+    async goOn(request, reply, caller, { modern, ...begun }) {
+      if (!modern) return older.post(request, reply, caller, begun);
+      await callsOverNode(Object.assign(request.raw, { auth: authInfoOf(caller, begun.ran) }), reply.raw, request.body);
+    },
+  });
   const isIdle = () => open.size === 0 && !sockets.busy;
   const tellIdle = () => {
     if (isIdle()) onIdle?.();
@@ -73,6 +87,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   const post = async (request: FastifyRequest, reply: FastifyReply) => {
     const caller = callerOf(request);
     const { body } = request;
+    if (!options.plainOff && plain.take(request, reply, caller)) return;
     // Which version a request speaks is for the SDK to tell; it is asked the same once more where it serves one.
     const { kind } = classifyInboundRequest({ httpMethod: "POST", ...protocolHeaders(request), body });
     if (kind === "legacy") return older.post(request, reply, caller);
@@ -185,6 +200,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       await streams.endAll();
     },
     async abort() {
+      plain.abort();
       older.abort();
       sockets.terminate();
       await calls.close();
