@@ -1,9 +1,9 @@
 import { readFileSync } from "node:fs";
-import helmet from "@fastify/helmet";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import { z } from "zod";
 import { createAuthenticate } from "./auth/authenticate.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
+import { setSecurityHeaders } from "./auth/security-headers.ts";
 import type { Config } from "./config.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
@@ -93,10 +93,12 @@ export async function buildApp(options: BuildOptions): Promise<App> {
   const app = await listener(log);
   // While draining, clients are asked to connect anew, which brings them to another replica. Event streams name their
   // own Connection header, so the connection is ended as well, once its answer is out.
-  app.addHook("onRequest", async (request, reply) => {
-    if (readiness.phase !== "draining") return;
-    reply.raw.setHeader("connection", "close");
-    reply.raw.once("finish", () => request.raw.socket.end());
+  app.addHook("onRequest", (request, reply, done) => {
+    if (readiness.phase === "draining") {
+      reply.raw.setHeader("connection", "close");
+      reply.raw.once("finish", () => request.raw.socket.end());
+    }
+    done();
   });
   await app.register(mcp.upgrades);
   await app.register(probes, { readiness });
@@ -127,14 +129,13 @@ async function listener(log: FastifyBaseLogger): Promise<FastifyInstance> {
   const app = Fastify({
     // Fastify's own lines below a warning are prose about what the server's events say already.
     loggerInstance: log.child({}, { level: ["error", "fatal", "silent"].includes(log.level) ? log.level : "warn" }),
+    // A logger for each request would only add a number that nobody outside the process knows.
+    childLoggerFactory: (logger) => logger,
     logController: new LogController({ disableRequestLogging: true }),
     requestTimeout: REQUEST_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
   });
-  // Nothing here is for browsers to render, so nothing may be loaded or framed.
-  await app.register(helmet, {
-    contentSecurityPolicy: { useDefaults: false, directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] } },
-  });
+  app.addHook("onRequest", setSecurityHeaders);
   app.setNotFoundHandler((_request, reply) => {
     return reply.code(404).send({ error: "not_found", message: "Nothing is here; the MCP endpoint is POST /mcp." });
   });

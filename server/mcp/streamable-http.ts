@@ -87,7 +87,6 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   const post = async (request: FastifyRequest, reply: FastifyReply) => {
     const caller = callerOf(request);
     const { body } = request;
-    if (!options.plainOff && plain.take(request, reply, caller)) return;
     // Which version a request speaks is for the SDK to tell; it is asked the same once more where it serves one.
     const { kind } = classifyInboundRequest({ httpMethod: "POST", ...protocolHeaders(request), body });
     if (kind === "legacy") return older.post(request, reply, caller);
@@ -104,7 +103,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     // Fastify reads plain text too; the protocol has no other type than JSON.
     app.removeContentTypeParser("text/plain");
 
-    app.addHook("onRequest", async (request, reply) => {
+    // These hooks call back: each promise would cost as much as what it waits for.
+    app.addHook("onRequest", (request, reply, done) => {
       const started = performance.now();
       metrics.connectionOpened();
       // A WebSocket stays open for as long as its client likes; what is in progress on it is counted there.
@@ -120,6 +120,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
         open.delete(reply);
         tellIdle();
       });
+      done();
     });
 
     await app.register(underPressure, {
@@ -130,12 +131,12 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       },
     });
 
-    app.addHook("onRequest", async (request, reply) => {
+    app.addHook("onRequest", (request, reply, done) => {
       const foreign = refuseForeign(request.headers);
       if (foreign !== undefined) {
         request.log.warn({ event: "request.refused", reason: "foreign", origin: request.headers.origin });
         refuse(reply, 403, TRANSPORT_ERROR, foreign);
-        return reply;
+        return;
       }
       const caller = authenticate(request.headers.authorization);
       if (caller === undefined) {
@@ -148,18 +149,19 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
           TRANSPORT_ERROR,
           "Authentication required: send a valid key as Authorization: Bearer <key>.",
         );
-        return reply;
+        return;
       }
       callers.set(request, caller);
+      done();
     });
 
     app.route({
       method: "POST",
       url: "/mcp",
       bodyLimit,
-      handler: async (request, reply) => {
-        await post(request, reply);
-        return reply;
+      handler: (request, reply) => {
+        if (!options.plainOff && plain.take(request, reply, callerOf(request))) return undefined;
+        return post(request, reply).then(() => reply);
       },
     });
 
