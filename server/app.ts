@@ -1,10 +1,10 @@
 import { readFileSync } from "node:fs";
 import { dirname } from "node:path";
-import helmet from "@fastify/helmet";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import { z } from "zod";
 import { createAuthenticate } from "./auth/authenticate.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
+import { setSecurityHeaders } from "./auth/security-headers.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
@@ -72,6 +72,8 @@ interface BuildOptions {
   readonly tools?: readonly Tool[];
   readonly prompts?: readonly Prompt[];
   readonly sources?: readonly ResourceSource[];
+  /** Has the SDK answer every request, for tests. */
+  readonly plainOff?: boolean;
 }
 
 /** Time that a client may take to send one request, against those that send a byte a minute. */
@@ -110,6 +112,7 @@ export async function buildCore({
 /** Builds the server with its tools, listening on nothing and touching no state of the process. */
 export async function buildApp(options: BuildOptions): Promise<App> {
   const { services, ...core } = await buildCore(options);
+  const protocol = options.plainOff ? { ...core.protocol, direct: undefined } : core.protocol;
   const { commands, workspaces, runtime } = services;
   const details = async () => ({
     commands: { running: commands.running, concurrency: commands.concurrency },
@@ -119,7 +122,7 @@ export async function buildApp(options: BuildOptions): Promise<App> {
     ),
     workspace: await workspaces.space().catch(() => "unavailable"),
   });
-  const listeners = await buildListeners(options, { ...core, runtime, work: commands, details });
+  const listeners = await buildListeners(options, { ...core, protocol, runtime, work: commands, details });
   return { ...listeners, services };
 }
 
@@ -134,16 +137,19 @@ export async function buildListeners(
     authenticate: createAuthenticate(config),
     refuseForeign: createRefuseForeign(config),
     metrics,
+    log,
     bodyLimit: config.REQUEST_BODY_LIMIT_BYTES,
   });
 
   const app = await listener(log);
   // While draining, clients are asked to connect anew, which brings them to another replica. Event streams name their
   // own Connection header, so the connection is ended as well, once its answer is out.
-  app.addHook("onRequest", async (request, reply) => {
-    if (readiness.phase !== "draining") return;
-    reply.raw.setHeader("connection", "close");
-    reply.raw.once("finish", () => request.raw.socket.end());
+  app.addHook("onRequest", (request, reply, done) => {
+    if (readiness.phase === "draining") {
+      reply.raw.setHeader("connection", "close");
+      reply.raw.once("finish", () => request.raw.socket.end());
+    }
+    done();
   });
   await app.register(mcp.upgrades);
   if (config.OPENAPI_DOCS) registerOpenapi(app, { config, runtime });
@@ -229,14 +235,13 @@ async function listener(log: FastifyBaseLogger): Promise<FastifyInstance> {
   const app = Fastify({
     // Fastify's own lines below a warning are prose about what the server's events say already.
     loggerInstance: log.child({}, { level: ["error", "fatal", "silent"].includes(log.level) ? log.level : "warn" }),
+    // A logger for each request would only add a number that nobody outside the process knows.
+    childLoggerFactory: (logger) => logger,
     logController: new LogController({ disableRequestLogging: true }),
     requestTimeout: REQUEST_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
   });
-  // Nothing here is for browsers to render, so nothing may be loaded or framed.
-  await app.register(helmet, {
-    contentSecurityPolicy: { useDefaults: false, directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] } },
-  });
+  app.addHook("onRequest", setSecurityHeaders);
   app.setNotFoundHandler((_request, reply) => {
     return reply.code(404).send({ error: "not_found", message: "Nothing is here; the MCP endpoint is POST /mcp." });
   });

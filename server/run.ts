@@ -1,9 +1,9 @@
 import type { AddressInfo } from "node:net";
 import type { FastifyBaseLogger, FastifyInstance } from "fastify";
-import { type Logger, pino } from "pino";
+import type { Logger } from "pino";
 import type { Listeners } from "./app.ts";
 import { type Config, EnvironmentError, parseEnvironment } from "./config.ts";
-import { createLogger } from "./observability/logging.ts";
+import { createLogger, standardOutput } from "./observability/logging.ts";
 import { closeInheritedDescriptors } from "./services/descriptors.ts";
 import { shutDown } from "./shutdown.ts";
 
@@ -16,7 +16,7 @@ export async function run(
 ): Promise<void> {
   closeInheritedDescriptors();
   const config = readConfig();
-  const log = createLogger(config, pino.destination({ dest: 1, sync: true }));
+  const log = createLogger(config, standardOutput());
   const fail = (error: unknown): never => {
     log.fatal({ event: "server.failed", err: error });
     process.exit(1);

@@ -1,4 +1,4 @@
-import { createHash, timingSafeEqual } from "node:crypto";
+import { hash, timingSafeEqual } from "node:crypto";
 import type { Config, Role } from "../config.ts";
 import type { Caller } from "../tools/define-tool.ts";
 
@@ -42,7 +42,7 @@ function apiKeys(hashes: readonly string[]): Authenticate {
   return (authorization = "") => {
     // RFC 6750 section 2.1; the scheme is case-insensitive (RFC 9110 section 11.1).
     const key = /^Bearer +(\S+)$/i.exec(authorization)?.[1] ?? "";
-    const digest = createHash("sha256").update(key.slice(0, KEY_LENGTH_LIMIT)).digest();
+    const digest = hash("sha256", key.slice(0, KEY_LENGTH_LIMIT), "buffer");
     let found: Caller | undefined;
     for (const { digest: expected, caller } of known) {
       if (timingSafeEqual(digest, expected)) found = caller;

@@ -14,6 +14,8 @@ export function createRefuseForeign(config: Pick<Config, "HOST" | "PUBLIC_URL" |
   const local = isLoopback(config.HOST);
   const published = config.PUBLIC_URL === undefined ? undefined : new URL(config.PUBLIC_URL);
   const origins = new Set([...config.ALLOWED_ORIGINS.map((origin) => origin.toLowerCase()), published?.origin]);
+  /** Hosts that were found to be ours. Clients send the same few. */
+  const ours = new Set<string>();
   return ({ host, origin }) => {
     if (origin !== undefined && !origins.has(origin.toLowerCase())) {
       const originHost = URL.parse(origin)?.hostname;
@@ -21,12 +23,17 @@ export function createRefuseForeign(config: Pick<Config, "HOST" | "PUBLIC_URL" |
         return `Origin ${brief(origin)} is not allowed; add it to ALLOWED_ORIGINS if its pages may call this server.`;
       }
     }
-    if (!local) return undefined;
+    if (!local || (host !== undefined && ours.has(host))) return undefined;
     const name = URL.parse(`http://${host ?? ""}`)?.hostname;
-    if (name !== undefined && (isLoopbackName(name) || name === published?.hostname)) return undefined;
+    if (name !== undefined && (isLoopbackName(name) || name === published?.hostname)) {
+      if (host !== undefined && ours.size < HOSTS_LIMIT) ours.add(host);
+      return undefined;
+    }
     return `Host ${brief(host ?? "")} is not this server's; call it by 127.0.0.1 or localhost.`;
   };
 }
+
+const HOSTS_LIMIT = 64;
 
 /** As in a URL, where IPv6 addresses stand in brackets. */
 function isLoopbackName(name: string): boolean {

@@ -1,6 +1,6 @@
 import { CLIENT_CAPABILITIES_META_KEY, type ClientCapabilities, type LoggingLevel } from "@modelcontextprotocol/server";
 import type { ClientChannel } from "../tools/client-channel.ts";
-import type { Exchange } from "./exchange.ts";
+import type { Connection, Exchange } from "./exchange.ts";
 
 /** RFC 5424's, from the least severe. */
 const LEVELS: readonly LoggingLevel[] = [
@@ -13,6 +13,12 @@ const LEVELS: readonly LoggingLevel[] = [
   "alert",
   "emergency",
 ];
+
+/** Whether a client of the older protocols is to be told of something that severe. */
+export function wants(connection: Connection | undefined, level: LoggingLevel): boolean {
+  const least = connection?.logLevel;
+  return least === undefined || LEVELS.indexOf(level) >= LEVELS.indexOf(least);
+}
 
 /** The client of one exchange, as tools and prompts speak to it. */
 export function channelOf({ context, server, connection }: Exchange): ClientChannel {
@@ -32,8 +38,7 @@ export function channelOf({ context, server, connection }: Exchange): ClientChan
         .catch(() => {});
     },
     async log(level, data) {
-      const least = connection?.logLevel;
-      if (least !== undefined && LEVELS.indexOf(level) < LEVELS.indexOf(least)) return;
+      if (!wants(connection, level)) return;
       // On the 2026-07-28 protocol the SDK goes by the level that the request itself names.
       await mcpReq.log(level, data).catch(() => {});
     },

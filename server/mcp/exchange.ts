@@ -1,5 +1,7 @@
 import type {
+  CallToolResult,
   HandlerResultTypeMap,
+  InputRequiredResult,
   LoggingLevel,
   RequestMethod,
   RequestTypeMap,
@@ -26,6 +28,8 @@ export interface Exchange {
   readonly server: Server;
   /** Absent where nothing is remembered: over HTTP on the 2026-07-28 protocol, and on older ones without a session. */
   readonly connection: Connection | undefined;
+  /** The call that is asked for, where it has run already. */
+  ran(): Promise<CallToolResult | InputRequiredResult> | undefined;
 }
 
 /** Answers one method. */

@@ -13,9 +13,8 @@ import {
 import type { Caller } from "../tools/define-tool.ts";
 import type { AwaitedAnswers, JSONRPCAnswer } from "./awaited-answers.ts";
 import { EventStream } from "./event-stream.ts";
-import { jsonPieces } from "./json-pieces.ts";
 import type { Session } from "./session.ts";
-import { written } from "./written.ts";
+import { writeJson } from "./write-json.ts";
 
 interface OlderExchangeOptions {
   readonly response: ServerResponse;
@@ -25,6 +24,8 @@ interface OlderExchangeOptions {
   /** Whether the requests came as a JSON array, and their answers go as one. */
   readonly batch: boolean;
   readonly awaited: AwaitedAnswers;
+  /** Where something has been said already. */
+  readonly stream?: EventStream | undefined;
 }
 
 /**
@@ -48,6 +49,7 @@ export class OlderExchange implements Transport {
 
   constructor(options: OlderExchangeOptions) {
     this.#options = options;
+    this.#stream = options.stream;
     // The client went away. The older protocols do not take that for a cancellation, but an answer without a stream
     // to resume could not be delivered any more, so nothing is gained by working on.
     options.response.once("close", () => void this.close());
@@ -150,26 +152,4 @@ export class OlderExchange implements Transport {
     else writeJson(response, batch ? this.#answers : answer);
     this.onclose?.();
   }
-}
-
-/** One write, with its length, so that nothing is chunked; or piece by piece, when it is long. */
-function writeJson(response: ServerResponse, body: unknown): void {
-  const pieces = jsonPieces(body);
-  const first = pieces.next().value ?? "";
-  const second = pieces.next();
-  response.setHeader("content-type", "application/json");
-  if (second.done) {
-    const bytes = Buffer.from(first, "utf8");
-    response.writeHead(200, { "content-length": bytes.length });
-    response.end(bytes);
-    return;
-  }
-  response.writeHead(200);
-  const rest = async () => {
-    await written(response, first + second.value);
-    for (const piece of pieces) await written(response, piece);
-    response.end();
-  };
-  // The client went away, and nobody is left to tell.
-  rest().catch(() => response.destroy());
 }

@@ -6,28 +6,45 @@ import {
   type JSONRPCMessage,
   type JSONRPCNotification,
   type JSONRPCRequest,
+  type RequestId,
   SUPPORTED_PROTOCOL_VERSIONS,
 } from "@modelcontextprotocol/server";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 import type { Caller } from "../tools/define-tool.ts";
 import { createAwaitedAnswers, type JSONRPCAnswer } from "./awaited-answers.ts";
+import type { EventStream } from "./event-stream.ts";
+import type { Connection } from "./exchange.ts";
 import { OlderExchange } from "./older-exchange.ts";
-import { authInfoOf, type Protocol } from "./protocol.ts";
+import { authInfoOf, type Protocol, type Ran } from "./protocol.ts";
 import { INVALID_REQUEST, refuse, SESSION_NOT_FOUND, TRANSPORT_ERROR } from "./refusals.ts";
-import { canBeAsked, mintSession, readSession, type Session } from "./session.ts";
+import { canBeAsked, mintSession, type Session, sessionOf } from "./session.ts";
 import { createSessionMemory } from "./session-memory.ts";
 
 /** Streamable HTTP as the protocols from 2024-11-05 to 2025-11-25 have it. */
 export interface OlderHttp {
   /** Serves one POST. */
-  post(request: FastifyRequest, reply: FastifyReply, caller: Caller): Promise<void>;
+  post(request: FastifyRequest, reply: FastifyReply, caller: Caller, begun?: Begun): Promise<void>;
+  /** What is remembered of a session. */
+  connectionOf(caller: Caller, session: Session): Connection;
+  /** Has a call found by who wants to cancel it, though it is made elsewhere; returns how to end that. */
+  cancellable(caller: Caller, session: Session | undefined, id: RequestId, call: Cancellable): () => void;
   /** Serves one GET: the stream of what the server says unasked. */
   get(request: FastifyRequest, reply: FastifyReply, caller: Caller): void;
   /** Ends what would stay open by itself; calls in progress go on. */
   endStreams(): void;
   /** Cuts off calls in progress. */
   abort(): void;
+}
+
+/** A call that was begun elsewhere, to be brought to its end here. */
+export interface Begun {
+  readonly ran: Ran;
+  readonly stream: EventStream | undefined;
+}
+
+interface Cancellable {
+  cancel(id: RequestId, notification: JSONRPCNotification): void;
 }
 
 /** Messages in one JSON array. */
@@ -42,9 +59,11 @@ export function createOlderHttp(protocol: Protocol): OlderHttp {
   const awaited = createAwaitedAnswers();
   const exchanges = new Set<OlderExchange>();
   /** Where the answer to a request is being made, for who wants to cancel it. */
-  const running = new Map<string, OlderExchange>();
+  const running = new Map<string, Cancellable>();
+  const keyOf = (caller: Caller, session: Session | undefined, id: unknown) =>
+    `${caller.subject}\n${session?.name ?? ""}\n${typeof id}\n${String(id)}`;
 
-  const post: OlderHttp["post"] = async (request, reply, caller) => {
+  const post: OlderHttp["post"] = async (request, reply, caller, begun) => {
     if (!accepts(request, "application/json") || !accepts(request, "text/event-stream")) {
       return refuse(
         reply,
@@ -73,11 +92,10 @@ export function createOlderHttp(protocol: Protocol): OlderHttp {
 
     const lost = messages.filter(isAnswer).filter((answer) => !awaited.deliver(caller, answer));
     const requests = messages.filter(isJSONRPCRequest);
-    const keyOf = (id: unknown) => `${caller.subject}\n${session?.name ?? ""}\n${typeof id}\n${String(id)}`;
     for (const notification of messages.filter(isJSONRPCNotification)) {
       if (notification.method !== "notifications/cancelled") continue;
       const { data } = Cancelled.safeParse(notification.params);
-      if (data !== undefined) running.get(keyOf(data.requestId))?.cancel(data.requestId, notification);
+      if (data !== undefined) running.get(keyOf(caller, session, data.requestId))?.cancel(data.requestId, notification);
     }
     if (requests.length === 0) {
       if (lost.length > 0) {
@@ -98,19 +116,23 @@ export function createOlderHttp(protocol: Protocol): OlderHttp {
     const exchange = new OlderExchange({
       response: reply.raw,
       caller,
-      extra: { authInfo: authInfoOf(caller) },
+      extra: { authInfo: authInfoOf(caller, begun?.ran) },
       batch,
       awaited,
+      stream: begun?.stream,
     });
     const server = protocol.server({
       connection: session && memory.of(caller, session),
       method: requests.length === 1 ? requests[0]?.method : undefined,
     });
     exchanges.add(exchange);
-    for (const { id } of requests) running.set(keyOf(id), exchange);
+    for (const { id } of requests) running.set(keyOf(caller, session, id), exchange);
     server.onclose = () => {
       exchanges.delete(exchange);
-      for (const { id } of requests) if (running.get(keyOf(id)) === exchange) running.delete(keyOf(id));
+      for (const { id } of requests) {
+        const key = keyOf(caller, session, id);
+        if (running.get(key) === exchange) running.delete(key);
+      }
     };
     await server.connect(exchange);
     if (session !== undefined && canBeAsked(session) && requests.some(({ method }) => ASKING.has(method))) {
@@ -121,6 +143,14 @@ export function createOlderHttp(protocol: Protocol): OlderHttp {
 
   return {
     post,
+    connectionOf: (caller, session) => memory.of(caller, session),
+    cancellable(caller, session, id, call) {
+      const key = keyOf(caller, session, id);
+      running.set(key, call);
+      return () => {
+        if (running.get(key) === call) running.delete(key);
+      };
+    },
     get(request, reply, caller) {
       if (!accepts(request, "text/event-stream")) {
         return refuse(reply, 406, TRANSPORT_ERROR, "Not Acceptable: the client must accept text/event-stream.");
@@ -152,7 +182,7 @@ function placeOf(
   }
   const id = headerOf(request, "mcp-session-id");
   if (id === undefined) return { session: undefined };
-  const session = readSession(id);
+  const session = sessionOf(id);
   if (session === undefined) {
     // What makes a client begin anew (MCP specification 2025-11-25, Transports, "Session Management").
     refuse(reply, 404, SESSION_NOT_FOUND, "Session not found: begin a new one with initialize.");

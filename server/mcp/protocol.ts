@@ -1,5 +1,7 @@
 import {
   type AuthInfo,
+  type CallToolResult,
+  type InputRequiredResult,
   ProtocolError,
   ProtocolErrorCode,
   Server,
@@ -12,7 +14,7 @@ import type { Metrics } from "../observability/metrics.ts";
 import type { Prompt } from "../prompts/define-prompt.ts";
 import { ResourceFailure, ResourceMissing, type ResourceSource } from "../resources/resource-source.ts";
 import { WATCH_INTERVAL_MS } from "../services/watch.ts";
-import type { CallContext, Caller, Services, Tool } from "../tools/define-tool.ts";
+import type { CallContext, Caller, Services, Tool, ToolContext } from "../tools/define-tool.ts";
 import { completionMethods } from "./completion-methods.ts";
 import { type Answering, answering, type Connection, type Exchange } from "./exchange.ts";
 import { createParameterHeaders, type ParameterHeaders } from "./parameter-headers.ts";
@@ -39,6 +41,16 @@ interface ServerObjectOptions {
   readonly method?: string | undefined;
 }
 
+/** Tools without the SDK around them. The lists of what has such calls are the same for every caller. */
+export interface DirectCalls {
+  /** Whether there is such a tool. */
+  hasTool(name: string): boolean;
+  /** Runs a tool, counts the call and logs it, as `tools/call` does. */
+  call(tool: string, args: unknown, context: ToolContext): Ran;
+  /** What everything that is run for a caller stands on. */
+  contextOf(caller: Caller): Promise<Omit<CallContext, "signal">>;
+}
+
 /** Everything the server offers, ready to be connected to a transport. */
 export interface Protocol {
   /**
@@ -48,6 +60,8 @@ export interface Protocol {
   server(options?: ServerObjectOptions): Server;
   /** The check of arguments against headers, for transports that have some. */
   readonly parameterHeaders: ParameterHeaders;
+  /** The way past the SDK's dispatch; absent: every request takes the SDK's. */
+  readonly direct?: DirectCalls;
   /** Calls `changed` whenever the resource is another than before. Rejects with a {@link ProtocolError} when it cannot. */
   watch(uri: string, caller: Caller, changed: () => void): Promise<() => void>;
 }
@@ -57,12 +71,28 @@ export interface Protocol {
  * this server authenticated, and not merely something of that shape.
  */
 const callers = new WeakMap<AuthInfo, Caller>();
+/** Calls that have run before the SDK was asked. */
+const calls = new WeakMap<AuthInfo, Ran>();
 
-/** Describes a caller to the SDK. The credential itself goes no further than the check of it. */
-export function authInfoOf(caller: Caller): AuthInfo {
+/** What a call gives, or throws. */
+export type Ran = Promise<CallToolResult | InputRequiredResult>;
+
+/**
+ * Describes a caller to the SDK. The credential itself goes no further than the check of it. `ran` is the call that the
+ * message asks for, where it has run already: its result is taken in place of another run.
+ */
+export function authInfoOf(caller: Caller, ran?: Ran): AuthInfo {
   const info: AuthInfo = { token: "", clientId: caller.subject, scopes: [] };
   callers.set(info, caller);
+  if (ran !== undefined) calls.set(info, ran);
   return info;
+}
+
+/** Taken once: whoever calls again, as the SDK does with a client's answers, means another run. */
+function takeRan(info: AuthInfo | undefined): Ran | undefined {
+  const ran = info && calls.get(info);
+  if (info !== undefined) calls.delete(info);
+  return ran;
 }
 
 /** How long clients may keep a list that changes with a deployment only. */
@@ -81,8 +111,9 @@ const INSTRUCTIONS =
 /** Serves the protocol's methods, of every era and over every transport, by the SDK's low-level `Server`. */
 export function createProtocol(options: ProtocolOptions): Protocol {
   const { tools, prompts, sources, services, metrics, log, resultLimit } = options;
+  const calling = toolMethods({ tools, metrics, log, resultLimit });
   const methods: readonly Answering[] = [
-    ...toolMethods({ tools, metrics, log, resultLimit }),
+    ...calling.methods,
     ...promptMethods(prompts),
     ...resourceMethods(sources),
     ...completionMethods(prompts, sources),
@@ -119,6 +150,7 @@ export function createProtocol(options: ProtocolOptions): Protocol {
 
   return {
     parameterHeaders: createParameterHeaders(tools),
+    direct: { hasTool: calling.has, call: calling.call, contextOf },
     server({ caller: everyone, connection, method } = {}) {
       const server = new Server(info, serverOptions);
       const exchangeOf = (context: ServerContext): Exchange => {
@@ -126,7 +158,8 @@ export function createProtocol(options: ProtocolOptions): Protocol {
         const caller = everyone ?? (authInfo && callers.get(authInfo));
         if (caller === undefined) throw new Error("A request without a caller reached the protocol.");
         const call = async () => ({ ...(await contextOf(caller)), signal: context.mcpReq.signal });
-        return { caller, call, context, server, connection };
+        const ran = () => takeRan(authInfo);
+        return { caller, call, context, server, connection, ran };
       };
       const one = method === undefined ? undefined : byMethod.get(method);
       for (const each of one === undefined ? methods : [one]) each.register(server, exchangeOf);

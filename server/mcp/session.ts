@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { type ClientCapabilities, SUPPORTED_PROTOCOL_VERSIONS } from "@modelcontextprotocol/server";
+import { type ClientCapabilities, SUPPORTED_PROTOCOL_VERSIONS, specTypeSchemas } from "@modelcontextprotocol/server";
 import { z } from "zod";
 
 /**
@@ -61,6 +61,21 @@ export function readSession(id: string): Session | undefined {
   }
 }
 
+/** Sessions read before. What is in an id never changes, so this only saves reading it again. */
+const read = new Map<string, Session>();
+const READ_LIMIT = 1024;
+
+/** As {@link readSession}, for ids that come again and again. */
+export function sessionOf(id: string): Session | undefined {
+  const known = read.get(id);
+  if (known !== undefined) return known;
+  const session = readSession(id);
+  if (session === undefined) return undefined;
+  if (read.size >= READ_LIMIT) read.clear();
+  read.set(id, session);
+  return session;
+}
+
 /** Whether the client can be asked for anything. */
 export function canBeAsked({ capabilities }: Session): boolean {
   return Object.keys(capabilities).length > 0;
@@ -68,5 +83,8 @@ export function canBeAsked({ capabilities }: Session): boolean {
 
 /** zod leaves `undefined` where something was dropped; to the SDK a key that is there is a capability. */
 function definedOnly(capabilities: z.output<typeof Capabilities>): ClientCapabilities {
-  return JSON.parse(JSON.stringify(capabilities)) as ClientCapabilities;
+  const defined: unknown = JSON.parse(JSON.stringify(capabilities));
+  // As the SDK reads them in a handshake, where an elicitation that says nothing is one by form.
+  const read = specTypeSchemas.ClientCapabilities["~standard"].validate(defined);
+  return read.issues === undefined ? read.value : {};
 }

@@ -1,13 +1,14 @@
 import underPressure from "@fastify/under-pressure";
 import { toNodeHandler } from "@modelcontextprotocol/node";
 import { classifyInboundRequest, createMcpHandler } from "@modelcontextprotocol/server";
-import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Authenticate } from "../auth/authenticate.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { createListenStreams } from "./listen-streams.ts";
 import { createOlderHttp } from "./older-http.ts";
+import { createPlainHttp } from "./plain-http.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
 import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR } from "./refusals.ts";
 import { createWebSockets } from "./websockets.ts";
@@ -34,6 +35,7 @@ interface StreamableHttpOptions {
   readonly authenticate: Authenticate;
   readonly refuseForeign: RefuseForeign;
   readonly metrics: Metrics;
+  readonly log: FastifyBaseLogger;
   readonly bodyLimit: number;
 }
 
@@ -45,7 +47,7 @@ const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
-  const { protocol, authenticate, refuseForeign, metrics, bodyLimit } = options;
+  const { protocol, log, authenticate, refuseForeign, metrics, bodyLimit } = options;
   const callers = new WeakMap<FastifyRequest, Caller>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
@@ -58,6 +60,20 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   const callsOverNode = toNodeHandler(calls);
   const streams = createListenStreams(protocol);
   const older = createOlderHttp(protocol);
+  const plain =
+    protocol.direct &&
+    createPlainHttp({
+      protocol,
+      direct: protocol.direct,
+      log,
+      connectionOf: older.connectionOf,
+      cancellable: older.cancellable,
+      async goOn(request, reply, caller, { modern, ...begun }) {
+        if (!modern) return older.post(request, reply, caller, begun);
+        const auth = authInfoOf(caller, begun.ran);
+        await callsOverNode(Object.assign(request.raw, { auth }), reply.raw, request.body);
+      },
+    });
   const isIdle = () => open.size === 0 && !sockets.busy;
   const tellIdle = () => {
     if (isIdle()) onIdle?.();
@@ -89,7 +105,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     // Fastify reads plain text too; the protocol has no other type than JSON.
     app.removeContentTypeParser("text/plain");
 
-    app.addHook("onRequest", async (request, reply) => {
+    // These hooks call back: each promise would cost as much as what it waits for.
+    app.addHook("onRequest", (request, reply, done) => {
       const started = performance.now();
       metrics.connectionOpened();
       // A WebSocket stays open for as long as its client likes; what is in progress on it is counted there.
@@ -105,6 +122,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
         open.delete(reply);
         tellIdle();
       });
+      done();
     });
 
     await app.register(underPressure, {
@@ -115,12 +133,12 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       },
     });
 
-    app.addHook("onRequest", async (request, reply) => {
+    app.addHook("onRequest", (request, reply, done) => {
       const foreign = refuseForeign(request.headers);
       if (foreign !== undefined) {
         request.log.warn({ event: "request.refused", reason: "foreign", origin: request.headers.origin });
         refuse(reply, 403, TRANSPORT_ERROR, foreign);
-        return reply;
+        return;
       }
       const caller = authenticate(request.headers.authorization);
       if (caller === undefined) {
@@ -133,18 +151,19 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
           TRANSPORT_ERROR,
           "Authentication required: send a valid key as Authorization: Bearer <key>.",
         );
-        return reply;
+        return;
       }
       callers.set(request, caller);
+      done();
     });
 
     app.route({
       method: "POST",
       url: "/mcp",
       bodyLimit,
-      handler: async (request, reply) => {
-        await post(request, reply);
-        return reply;
+      handler: (request, reply) => {
+        if (plain?.take(request, reply, callerOf(request))) return undefined;
+        return post(request, reply).then(() => reply);
       },
     });
 
@@ -185,6 +204,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       await streams.endAll();
     },
     async abort() {
+      plain?.abort();
       older.abort();
       sockets.terminate();
       await calls.close();

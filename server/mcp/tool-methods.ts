@@ -10,7 +10,7 @@ import type { Metrics, ToolStatus } from "../observability/metrics.ts";
 import { InputNeeded } from "../tools/client-channel.ts";
 import { type Tool, type ToolContext, ToolFailure } from "../tools/define-tool.ts";
 import { channelOf } from "./channel.ts";
-import { type Answering, answering, type Exchange } from "./exchange.ts";
+import { type Answering, answering } from "./exchange.ts";
 import { lengthOf, linkTo } from "./long-results.ts";
 import { pagesOf } from "./pages.ts";
 
@@ -22,13 +22,22 @@ interface ToolMethodsOptions {
   readonly resultLimit: number;
 }
 
+export interface ToolMethods {
+  readonly methods: readonly Answering[];
+  has(name: string): boolean;
+  /** Runs a tool, counts the call and logs it. */
+  call(name: string, args: unknown, context: ToolContext): Promise<CallToolResult | InputRequiredResult>;
+}
+
 /** `tools/list` and `tools/call`: the tools by name, and what happens around each call. */
-export function toolMethods({ tools, metrics, log, resultLimit }: ToolMethodsOptions): readonly Answering[] {
+export function toolMethods({ tools, metrics, log, resultLimit }: ToolMethodsOptions): ToolMethods {
   const byName = new Map(tools.map((tool) => [tool.name, tool]));
   if (byName.size < tools.length) throw new Error("Two tools have the same name.");
+  // Redaction looks through every event for names of secrets. This one has none but the fields below.
+  const calls = log.child({}, { redact: [] });
   const pages = pagesOf(tools.map((tool) => tool.listing));
 
-  async function call(name: string, args: unknown, exchange: Exchange): Promise<CallToolResult | InputRequiredResult> {
+  const call: ToolMethods["call"] = async (name, args, context) => {
     const tool = byName.get(name);
     if (tool === undefined) {
       metrics.toolCalled(name, "failed", 0);
@@ -39,15 +48,10 @@ export function toolMethods({ tools, metrics, log, resultLimit }: ToolMethodsOpt
       );
     }
     const started = performance.now();
-    const { status, result, error } = await outcomeOf(
-      tool,
-      args,
-      { ...(await exchange.call()), client: channelOf(exchange) },
-      resultLimit,
-    );
+    const { status, result, error } = await outcomeOf(tool, args, context, resultLimit);
     const durationMs = performance.now() - started;
     metrics.toolCalled(name, status, durationMs / 1000);
-    const { caller } = exchange;
+    const { caller } = context;
     const event = {
       event: "tool.called",
       tool: name,
@@ -58,17 +62,22 @@ export function toolMethods({ tools, metrics, log, resultLimit }: ToolMethodsOpt
       keyId: caller.keyId,
     };
     if (status === "broken") log.error({ ...event, err: error });
-    else log.info(event);
+    else calls.info(event);
     return result;
-  }
+  };
 
-  return [
+  const methods = [
     answering("tools/list", ({ params }) => {
       const { items, ...rest } = pages(params?.cursor);
       return { tools: items, ...rest };
     }),
-    answering("tools/call", ({ params }, exchange) => call(params.name, params.arguments, exchange)),
+    answering("tools/call", async ({ params }, exchange) => {
+      const ran = exchange.ran();
+      if (ran !== undefined) return ran;
+      return call(params.name, params.arguments, { ...(await exchange.call()), client: channelOf(exchange) });
+    }),
   ];
+  return { methods, has: (name) => byName.has(name), call };
 }
 
 interface Outcome {

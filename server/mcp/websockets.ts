@@ -53,10 +53,9 @@ export function createWebSockets({ protocol, metrics, messageLimit, onIdle }: We
       },
     });
     // The plugin would open a connection on any route, before closing it again.
-    app.addHook("onRequest", async (request, reply) => {
-      if (!request.ws || request.routeOptions.url === PATH) return;
+    app.addHook("onRequest", (request, reply, done) => {
+      if (!request.ws || request.routeOptions.url === PATH) return done();
       refuse(reply, 404, TRANSPORT_ERROR, `Nothing here speaks WebSocket; the endpoint is ${PATH}.`);
-      return reply;
     });
   });
 

@@ -76,20 +76,43 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
     registers,
   });
   const tools = new Set(toolNames);
+  // Every series is looked up once: by its labels that takes longer than to count.
+  const toolCall = kept((tool, status) => toolCalls.labels({ tool, status }));
+  const toolTime = kept((tool) => toolDuration.labels({ tool }));
+  const request = kept((method, status) => requests.labels({ method, status }));
+  const requestTime = kept((method) => requestDuration.labels({ method }));
   return {
     registry,
     toolCalled(tool, status, seconds) {
       const label = tools.has(tool) ? tool : "other";
-      toolCalls.inc({ tool: label, status });
-      toolDuration.observe({ tool: label }, seconds);
+      toolCall(label, status).inc();
+      toolTime(label).observe(seconds);
     },
     requestServed(method, httpStatus, seconds) {
       const label = method === undefined ? "none" : METHODS.has(method) ? method : "other";
-      requests.inc({ method: label, status: String(httpStatus) });
+      request(label, String(httpStatus)).inc();
       // How long a stream stays open is its client's choice and would drown the rest.
-      if (method !== "subscriptions/listen") requestDuration.observe({ method: label }, seconds);
+      if (method !== "subscriptions/listen") requestTime(label).observe(seconds);
     },
     connectionOpened: () => connections.inc(),
     connectionClosed: () => connections.dec(),
+  };
+}
+
+/** Makes a thing of one or two labels once. Both are bounded, and so is what is kept. */
+function kept<Thing>(make: (first: string, second: string) => Thing): (first: string, second?: string) => Thing {
+  const made = new Map<string, Map<string, Thing>>();
+  return (first, second = "") => {
+    let bySecond = made.get(first);
+    if (bySecond === undefined) {
+      bySecond = new Map();
+      made.set(first, bySecond);
+    }
+    let thing = bySecond.get(second);
+    if (thing === undefined) {
+      thing = make(first, second);
+      bySecond.set(second, thing);
+    }
+    return thing;
   };
 }

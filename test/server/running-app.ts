@@ -28,7 +28,11 @@ export interface TestApp extends App {
 export const quickSources = () => resourceSources(createFileWatch({ intervalMs: 100 }));
 
 /** Builds the server with `env` over the defaults, a workspace of its own, and ports that are free. */
-export async function testApp(env: Record<string, string> = {}, tools?: readonly Tool[]): Promise<TestApp> {
+export async function testApp(
+  env: Record<string, string> = {},
+  tools?: readonly Tool[],
+  options: Pick<Parameters<typeof buildApp>[0], "plainOff"> = {},
+): Promise<TestApp> {
   const config = parseEnvironment({ WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0", ...env });
   const lines: string[] = [];
   const destination = new PassThrough();
@@ -38,6 +42,7 @@ export async function testApp(env: Record<string, string> = {}, tools?: readonly
     log: createLogger(config, destination),
     sources: quickSources(),
     ...(tools && { tools }),
+    ...options,
   });
   built.readiness.start();
   onTestFinished(async () => {
