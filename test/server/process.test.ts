@@ -72,7 +72,7 @@ async function commandRuns(url: URL | string): Promise<void> {
     const response = await fetch(new URL("/health/detailed", url));
     return ((await response.json()) as { commands: { running: number } }).commands.running;
   };
-  await expect.poll(details, { timeout: 5000 }).toBe(1);
+  await expect.poll(details).toBe(1);
 }
 
 describe("a server that is told to end", () => {
@@ -125,7 +125,7 @@ describe("a server that is told to end", () => {
     const client = await connected(server.url);
     const mark = sleepMark();
     const call = execute(client, `setsid sleep ${mark} & sleep ${mark}`).catch(() => "cut off");
-    await expect.poll(() => isRunning(mark), { timeout: 5000 }).toBe(true);
+    await expect.poll(() => isRunning(mark)).toBe(true);
     server.child.kill("SIGINT");
     await server.event("server.draining");
     server.child.kill("SIGINT");
@@ -141,7 +141,7 @@ describe("a server that is told to end", () => {
     const { isolation } = (structuredContent as { commands: { isolation: { namespaces: boolean } } }).commands;
     const mark = sleepMark();
     const call = execute(client, `setsid sleep ${mark} & sleep ${mark}`).catch(() => "cut off");
-    await expect.poll(() => isRunning(mark), { timeout: 5000 }).toBe(true);
+    await expect.poll(() => isRunning(mark)).toBe(true);
     server.child.kill("SIGKILL");
     expect(await call).toBe("cut off");
     // Elsewhere the end of the container takes them.
@@ -218,10 +218,10 @@ describe("stdio", () => {
     child.stdout?.on("data", (chunk: Buffer) => (out += chunk.toString()));
     child.stderr?.on("data", (chunk: Buffer) => (log += chunk.toString()));
     child.stdin?.write(`${JSON.stringify(initialize)}\n`);
-    await expect.poll(() => out, { timeout: 5000 }).toContain("\n");
+    await expect.poll(() => out).toContain("\n");
     const call = { jsonrpc: "2.0", id: 2, method: "tools/call", params: { name: "system_info", arguments: {} } };
     child.stdin?.write(`${JSON.stringify(call)}\n`);
-    await expect.poll(() => out.split("\n").length, { timeout: 5000 }).toBe(3);
+    await expect.poll(() => out.split("\n").length).toBe(3);
     child.stdin?.end();
     expect(await once(child, "exit")).toEqual([0, null]);
     for (const line of out.trim().split("\n")) expect(JSON.parse(line)).toMatchObject({ jsonrpc: "2.0" });
@@ -236,7 +236,7 @@ describe("stdio", () => {
     const params = { name: "execute_command", arguments: { command: `setsid sleep ${mark} & sleep ${mark}` } };
     child.stdin?.write(`${JSON.stringify(initialize)}\n`);
     child.stdin?.write(`${JSON.stringify({ jsonrpc: "2.0", id: 2, method: "tools/call", params })}\n`);
-    await expect.poll(() => isRunning(mark), { timeout: 5000 }).toBe(true);
+    await expect.poll(() => isRunning(mark)).toBe(true);
     child.stdin?.end();
     await once(child, "exit");
     await expect.poll(() => isRunning(mark)).toBe(false);
