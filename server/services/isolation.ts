@@ -97,7 +97,7 @@ export const COMMAND_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 const TEMPORARY_BYTES = 64 * 1024 * 1024;
 
 /** Longest that one trial of a feature may take. */
-const TRIAL_MS = 3000;
+const TRIAL_MS = 10_000;
 
 /** Virtual address space to memory: programs reserve more than they use, and the limit is only to end the absurd. */
 const ADDRESS_SPACE_FACTOR = 4;
@@ -436,13 +436,12 @@ function attempt(argv: readonly [string, ...string[]], directory: string): Promi
     const timer = setTimeout(() => endGroup(child), TRIAL_MS);
     const done = (how: string) => {
       clearTimeout(timer);
-      endGroup(child);
-      child.stdout.destroy();
-      child.stderr.destroy();
       resolve({ output, error: errors.trim().split("\n").at(-1) || how });
     };
     child.once("error", (error) => done(error.message));
-    child.once("exit", (code, signal) => setImmediate(() => done(`it ended with ${signal ?? code}`)));
+    // What it left running would keep the pipes open; what it wrote is read to the end.
+    child.once("exit", () => endGroup(child));
+    child.once("close", (code, signal) => done(`it ended with ${signal ?? code}`));
   });
 }
 

@@ -227,7 +227,7 @@ describe("callers", () => {
     const [ada, bob] = [await connect("1.x", server, KEYS[0]), await connect("2.x", server, KEYS[1])];
     const first = Number(await ada.call("pid"));
     expect(Number(await bob.call("pid"))).not.toBe(first);
-    await expect.poll(() => isAlive(first), { timeout: 5000 }).toBe(false);
+    await expect.poll(() => isAlive(first)).toBe(false);
     const cancel = new AbortController();
     const waiting = bob.call("wait", {}, { signal: cancel.signal }).catch(() => "cancelled");
     await expect.poll(() => metric(server, "mcp_active_connections")).not.toBe("0");
@@ -253,7 +253,7 @@ describe("a process", () => {
     const server = await serving(OLDER, ["--idle-seconds", "1"]);
     const client = await connect("2.x", server);
     const pid = Number(await client.call("pid"));
-    await expect.poll(() => isAlive(pid), { timeout: 5000 }).toBe(false);
+    await expect.poll(() => isAlive(pid)).toBe(false);
     await expect.poll(() => metric(server, "mcp_children")).toBe("0");
     expect(Number(await client.call("pid"))).not.toBe(pid);
     expect(server.events).toContainEqual(expect.objectContaining({ event: "child.reaped" }));
