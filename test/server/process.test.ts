@@ -1,60 +1,25 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
 import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
-import { fileURLToPath } from "node:url";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { temporaryDirectory } from "./running-app.ts";
 import { endMarked, isRunning, sleepMark } from "./running-processes.ts";
+import { commandsRunning, type Event, type ServerProcess, serverIn, spawnEntry } from "./server-process.ts";
 
-type Event = Record<string, unknown>;
-
-/** A server in a process of its own. */
-interface Server {
-  readonly child: ChildProcess;
-  readonly url: URL;
-  readonly metricsUrl: string;
-  /** Resolves with the first event of that name, past or to come. */
-  event(name: string): Promise<Event>;
-  readonly exited: Promise<{ code: number | null; signal: string | null }>;
-}
-
-const entry = (name: string) => fileURLToPath(new URL(`../../server/${name}`, import.meta.url));
-
-/** `left` descriptors beside the standard ones stay open in it. */
+/** Ended with its test. */
 function start(name: string, env: Record<string, string>, left = 0): ChildProcess {
-  const stdio = Array.from({ length: 3 + left }, () => "pipe" as const);
-  const child = spawn(process.execPath, [entry(name)], { env, stdio });
+  const child = spawnEntry(name, env, left);
   onTestFinished(() => {
     child.kill("SIGKILL");
   });
   return child;
 }
 
-async function startServer(env: Record<string, string> = {}): Promise<Server> {
-  const child = start("main.ts", { WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0", ...env });
-  const events: Event[] = [];
-  const waiters = new Map<string, (event: Event) => void>();
-  if (child.stdout === null) throw new Error("The server has no output.");
-  createInterface(child.stdout).on("line", (line) => {
-    const event = JSON.parse(line) as Event;
-    events.push(event);
-    waiters.get(String(event.event))?.(event);
-  });
-  const exited = once(child, "exit").then(([code, signal]) => ({
-    code: code as number | null,
-    signal: signal as string | null,
-  }));
-  const event = (name: string) => {
-    const past = events.find((each) => each.event === name);
-    return past ? Promise.resolve(past) : new Promise<Event>((resolve) => waiters.set(name, resolve));
-  };
-  const listening = await Promise.race([event("server.listening"), exited.then(() => undefined)]);
-  if (listening === undefined) throw new Error("The server did not start.");
-  return { child, url: new URL(String(listening.url)), metricsUrl: String(listening.metricsUrl), event, exited };
-}
+const startServer = async (env: Record<string, string> = {}) =>
+  serverIn(start("main.ts", { WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0", ...env }));
 
 async function connected(url: URL, mode: "auto" | "legacy" = "auto"): Promise<Client> {
   const client = new Client({ name: "test-client", version: "1.0.0" }, { versionNegotiation: { mode } });
@@ -67,20 +32,14 @@ const execute = (client: Client, command: string) =>
   client.callTool({ name: "execute_command", arguments: { command } });
 
 /** Resolves when a command runs on that server. */
-async function commandRuns(url: URL | string): Promise<void> {
-  const details = async () => {
-    const response = await fetch(new URL("/health/detailed", url));
-    return ((await response.json()) as { commands: { running: number } }).commands.running;
-  };
-  await expect.poll(details).toBe(1);
-}
+const commandRuns = (server: ServerProcess) => expect.poll(() => commandsRunning(server)).toBe(1);
 
 describe("a server that is told to end", () => {
   test.each(["auto", "legacy"] as const)("finishes the calls in progress (%s)", async (mode) => {
     const server = await startServer();
     const client = await connected(server.url, mode);
     const call = execute(client, "sleep 0.7; echo finished");
-    await commandRuns(server.metricsUrl);
+    await commandRuns(server);
     server.child.kill("SIGTERM");
     expect((await call).structuredContent).toMatchObject({ exitCode: 0, stdout: "finished\n" });
     expect(await server.exited).toEqual({ code: 0, signal: null });
@@ -110,7 +69,7 @@ describe("a server that is told to end", () => {
     const server = await startServer({ SHUTDOWN_GRACE_SECONDS: "1" });
     const client = await connected(server.url);
     const call = execute(client, "sleep 86400");
-    await commandRuns(server.metricsUrl);
+    await commandRuns(server);
     server.child.kill("SIGTERM");
     expect(await call).toMatchObject({
       isError: true,

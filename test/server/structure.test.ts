@@ -19,7 +19,7 @@ const LEVELS: [RegExp, number][] = [
   [/^(tools|prompts|resources)\//, 2],
   [/^(auth|observability|mcp|proxy)\//, 3],
   [/^(app|openapi)\.ts$/, 4],
-  [/^(main|http|stdio|serve-stdio|worker|run|shutdown)\.ts$/, 5],
+  [/^(main|http|stdio|stdio-server|serve-stdio|worker|run|shutdown|compile-cache)\.ts$/, 5],
 ];
 const levelOf = (path: string) => LEVELS.find(([pattern]) => pattern.test(path))?.[1];
 
