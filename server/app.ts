@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import { z } from "zod";
 import { createAuthenticate } from "./auth/authenticate.ts";
@@ -17,6 +17,7 @@ import { resourceSources } from "./resources/index.ts";
 import type { ResourceSource } from "./resources/resource-source.ts";
 import { createCommandRunner } from "./services/commands.ts";
 import { createIsolation, type Isolation } from "./services/isolation.ts";
+import { createLeftAnswers, type LeftAnswers } from "./services/left-answers.ts";
 import { createRuntime, type Runtime } from "./services/runtime.ts";
 import { createFileWatch } from "./services/watch.ts";
 import { openWorkspaces, type Workspaces } from "./services/workspaces.ts";
@@ -61,6 +62,7 @@ interface Served {
   readonly metrics: Metrics;
   readonly runtime: Runtime;
   readonly work: Work;
+  readonly leftAnswers?: LeftAnswers | undefined;
   /** Details for operators. */
   details(): Promise<Record<string, unknown>>;
 }
@@ -122,14 +124,17 @@ export async function buildApp(options: BuildOptions): Promise<App> {
     ),
     workspace: await workspaces.space().catch(() => "unavailable"),
   });
-  const listeners = await buildListeners(options, { ...core, protocol, runtime, work: commands, details });
+  // Beside the callers' own workspaces, which replicas share; the plain one is somebody's, and has nothing of ours in it.
+  const leftAnswers =
+    options.config.AUTH_MODE === "none" ? undefined : createLeftAnswers(join(workspaces.root, ".answers"));
+  const listeners = await buildListeners(options, { ...core, protocol, runtime, work: commands, leftAnswers, details });
   return { ...listeners, services };
 }
 
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
   { config, log }: Pick<BuildOptions, "config" | "log">,
-  { protocol, metrics, runtime, work, details }: Served,
+  { protocol, metrics, runtime, work, leftAnswers, details }: Served,
 ): Promise<Listeners> {
   const readiness = createReadiness();
   const mcp = createStreamableHttp({
@@ -139,6 +144,7 @@ export async function buildListeners(
     metrics,
     log,
     bodyLimit: config.REQUEST_BODY_LIMIT_BYTES,
+    leftAnswers,
   });
 
   const app = await listener(log);

@@ -1,39 +1,60 @@
 import { randomUUID } from "node:crypto";
-import type { JSONRPCErrorResponse, JSONRPCResultResponse } from "@modelcontextprotocol/server";
+import {
+  isJSONRPCErrorResponse,
+  isJSONRPCResultResponse,
+  type JSONRPCErrorResponse,
+  type JSONRPCResultResponse,
+} from "@modelcontextprotocol/server";
+import type { LeftAnswers } from "../services/left-answers.ts";
 import type { Caller } from "../tools/define-tool.ts";
 
 export type JSONRPCAnswer = JSONRPCResultResponse | JSONRPCErrorResponse;
 
-/** Questions that this replica put to clients of the older protocols and that are not answered yet. */
+/** Questions that were put to clients of the older protocols and that are not answered yet. */
 export interface AwaitedAnswers {
-  /** Expects an answer from `caller`; returns the id to ask under. `cancel` ends the wait. */
-  expect(caller: Caller, deliver: (answer: JSONRPCAnswer) => void): { id: string; cancel(): void };
+  /** Expects an answer from `caller`; resolves to the id to ask under. `cancel` ends the wait. */
+  expect(caller: Caller, deliver: (answer: JSONRPCAnswer) => void): Promise<{ id: string; cancel(): void }>;
   /** Hands an answer to whoever waits for it; false when nobody does. */
-  deliver(caller: Caller, answer: JSONRPCAnswer): boolean;
+  deliver(caller: Caller, answer: JSONRPCAnswer): Promise<boolean>;
 }
 
 /**
  * On the older protocols a client answers a question by a request of its own, which says nothing but the question's id.
  * So ids are such as no two exchanges share and nobody guesses, and only who was asked may answer.
  *
- * The wait is in this process: the answer must reach the replica that asked. It does with one replica, and with several
- * when what stands in front sends a session to where it was before (by `Mcp-Session-Id`); else the question is as good
- * as not answered. On the 2026-07-28 protocol answers come with the call itself, to any replica.
+ * The wait is in this process. An answer that reaches another replica is left there for this one; where nothing is
+ * shared to leave it in, it is as good as not given. On the 2026-07-28 protocol answers come with the call itself.
  */
-export function createAwaitedAnswers(): AwaitedAnswers {
-  const awaited = new Map<string, { subject: string; deliver(answer: JSONRPCAnswer): void }>();
+export function createAwaitedAnswers(left: LeftAnswers | undefined): AwaitedAnswers {
+  const awaited = new Map<string, (answer: JSONRPCAnswer) => void>();
+  const keyOf = ({ subject }: Caller, id: unknown) => JSON.stringify([subject, id]);
   return {
-    expect({ subject }, deliver) {
+    async expect(caller, deliver) {
       const id = randomUUID();
-      awaited.set(id, { subject, deliver });
-      return { id, cancel: () => awaited.delete(id) };
+      const key = keyOf(caller, id);
+      const take = (answer: JSONRPCAnswer) => {
+        if (!awaited.delete(key)) return;
+        forget?.();
+        deliver(answer);
+      };
+      awaited.set(key, take);
+      const forget = await left?.expect(key, (text) => {
+        const answer: unknown = JSON.parse(text);
+        if (isJSONRPCResultResponse(answer) || isJSONRPCErrorResponse(answer)) take(answer);
+      });
+      return {
+        id,
+        cancel() {
+          awaited.delete(key);
+          forget?.();
+        },
+      };
     },
-    deliver({ subject }, answer) {
-      const id = String(answer.id);
-      const waiting = awaited.get(id);
-      if (waiting === undefined || waiting.subject !== subject) return false;
-      awaited.delete(id);
-      waiting.deliver(answer);
+    async deliver(caller, answer) {
+      const key = keyOf(caller, answer.id);
+      const take = awaited.get(key);
+      if (take === undefined) return (await left?.leave(key, JSON.stringify(answer))) ?? false;
+      take(answer);
       return true;
     },
   };

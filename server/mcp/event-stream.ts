@@ -32,10 +32,10 @@ export class EventStream {
     response.once("close", () => clearInterval(this.#keepAlive));
   }
 
-  /** Resolves when there is room for more; rejects when the client is gone. */
-  send(message: JSONRPCMessage): Promise<void> {
+  /** Resolves when there is room for more; rejects when the client is gone. `id` is for the client's `Last-Event-ID`. */
+  send(message: JSONRPCMessage, id?: string): Promise<void> {
     return this.#inTurn(async () => {
-      let before = "event: message\ndata: ";
+      let before = `event: message\n${id === undefined ? "" : `id: ${id}\n`}data: `;
       for (const piece of jsonPieces(message)) {
         await written(this.#response, before + piece);
         before = "";

@@ -26,6 +26,8 @@ interface OlderExchangeOptions {
   readonly awaited: AwaitedAnswers;
   /** Where something has been said already. */
   readonly stream?: EventStream | undefined;
+  /** By what a client that loses the stream asks for it again. */
+  readonly eventId?: string | undefined;
 }
 
 /**
@@ -104,7 +106,7 @@ export class OlderExchange implements Transport {
       return;
     }
     if (this.#ended) return;
-    await this.#say(isJSONRPCRequest(message) ? this.#asked(message) : message);
+    await this.#say(isJSONRPCRequest(message) ? await this.#asked(message) : message);
   }
 
   async close(): Promise<void> {
@@ -121,22 +123,25 @@ export class OlderExchange implements Transport {
   }
 
   /** The question under an id that the answer finds its way back by. */
-  #asked(question: JSONRPCRequest): JSONRPCRequest {
+  async #asked(question: JSONRPCRequest): Promise<JSONRPCRequest> {
     const { awaited, caller } = this.#options;
-    const { id, cancel } = awaited.expect(caller, (answer) => {
+    const { id, cancel } = await awaited.expect(caller, (answer) => {
       this.#questions.delete(cancel);
       this.#receive({ ...answer, id: question.id });
     });
-    this.#questions.add(cancel);
+    if (this.#ended) cancel();
+    else this.#questions.add(cancel);
     return { ...question, id };
   }
 
   async #say(message: JSONRPCMessage): Promise<void> {
-    if (this.#stream === undefined) {
-      this.#stream = new EventStream(this.#options.response);
-      for (const answer of this.#answers.splice(0)) await this.#stream.send(answer);
-    }
-    await this.#stream.send(message);
+    if (this.#ended) return;
+    if (this.#stream !== undefined) return this.#stream.send(message);
+    const { response, eventId } = this.#options;
+    const stream = new EventStream(response);
+    this.#stream = stream;
+    for (const answer of this.#answers.splice(0)) await stream.send(answer);
+    await stream.send(message, eventId);
   }
 
   /** Everything is answered: writes what was not written yet, and lets the server object go. */

@@ -11,9 +11,11 @@ import {
 } from "@modelcontextprotocol/server";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
+import type { LeftAnswers } from "../services/left-answers.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { createAwaitedAnswers, type JSONRPCAnswer } from "./awaited-answers.ts";
-import type { EventStream } from "./event-stream.ts";
+import { answerToCutOff, eventIdOf } from "./cut-off-calls.ts";
+import { EventStream } from "./event-stream.ts";
 import type { Connection } from "./exchange.ts";
 import { OlderExchange } from "./older-exchange.ts";
 import { authInfoOf, type Protocol, type Ran } from "./protocol.ts";
@@ -54,9 +56,10 @@ const ASKING: ReadonlySet<string> = new Set(["tools/call", "prompts/get", "resou
 
 type Incoming = JSONRPCRequest | JSONRPCNotification | JSONRPCAnswer;
 
-export function createOlderHttp(protocol: Protocol): OlderHttp {
+/** `left` is where replicas leave one another answers to questions; absent where they share nothing. */
+export function createOlderHttp(protocol: Protocol, left?: LeftAnswers): OlderHttp {
   const memory = createSessionMemory(protocol);
-  const awaited = createAwaitedAnswers();
+  const awaited = createAwaitedAnswers(left);
   const exchanges = new Set<OlderExchange>();
   /** Where the answer to a request is being made, for who wants to cancel it. */
   const running = new Map<string, Cancellable>();
@@ -90,7 +93,7 @@ export function createOlderHttp(protocol: Protocol): OlderHttp {
     if (place === undefined) return;
     const { session } = place;
 
-    const lost = messages.filter(isAnswer).filter((answer) => !awaited.deliver(caller, answer));
+    const delivered = await Promise.all(messages.filter(isAnswer).map((answer) => awaited.deliver(caller, answer)));
     const requests = messages.filter(isJSONRPCRequest);
     for (const notification of messages.filter(isJSONRPCNotification)) {
       if (notification.method !== "notifications/cancelled") continue;
@@ -98,12 +101,12 @@ export function createOlderHttp(protocol: Protocol): OlderHttp {
       if (data !== undefined) running.get(keyOf(caller, session, data.requestId))?.cancel(data.requestId, notification);
     }
     if (requests.length === 0) {
-      if (lost.length > 0) {
+      if (delivered.includes(false)) {
         return refuse(
           reply,
           400,
           INVALID_REQUEST,
-          "Nobody here waits for that answer: the question has ended, or another replica asked it.",
+          "Nobody waits for that answer: the question has ended, or was not yours.",
         );
       }
       return void reply.code(202).send();
@@ -120,6 +123,7 @@ export function createOlderHttp(protocol: Protocol): OlderHttp {
       batch,
       awaited,
       stream: begun?.stream,
+      eventId: session && resumedBy(requests),
     });
     const server = protocol.server({
       connection: session && memory.of(caller, session),
@@ -158,7 +162,12 @@ export function createOlderHttp(protocol: Protocol): OlderHttp {
       const place = placeOf(request, reply, undefined);
       if (place?.session === undefined) return;
       reply.hijack();
-      memory.of(caller, place.session).open(reply.raw, headerOf(request, "last-event-id"));
+      const lastEventId = headerOf(request, "last-event-id");
+      const answer = answerToCutOff(lastEventId);
+      if (answer === undefined) return memory.of(caller, place.session).open(reply.raw, lastEventId);
+      const stream = new EventStream(reply.raw);
+      stream.send(answer).catch(() => {});
+      stream.end();
     },
     endStreams: () => memory.endStreams(),
     abort() {
@@ -189,6 +198,11 @@ function placeOf(
     return undefined;
   }
   return { session };
+}
+
+/** By what the client of that POST asks for its stream again, which it can for the one call in it. */
+function resumedBy([request, ...others]: readonly JSONRPCRequest[]): string | undefined {
+  return request?.method === "tools/call" && others.length === 0 ? eventIdOf(request.id) : undefined;
 }
 
 const Cancelled = z.object({ requestId: z.union([z.string(), z.number()]) });

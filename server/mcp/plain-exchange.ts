@@ -3,6 +3,7 @@ import type { CallToolResult, InputRequiredResult, JSONRPCNotification, RequestI
 import type { ClientChannel, Progress } from "../tools/client-channel.ts";
 import type { CallContext, ToolContext } from "../tools/define-tool.ts";
 import { wants } from "./channel.ts";
+import { eventIdOf } from "./cut-off-calls.ts";
 import { EventStream } from "./event-stream.ts";
 import type { Connection } from "./exchange.ts";
 import type { PlainRequest } from "./plain-requests.ts";
@@ -131,8 +132,10 @@ export class PlainExchange implements ClientChannel {
 
   async #say(notification: JSONRPCNotification): Promise<void> {
     if (this.#ended) return;
-    this.#stream ??= new EventStream(this.#options.response);
-    await this.#stream.send(notification).catch(() => {});
+    if (this.#stream !== undefined) return this.#stream.send(notification).catch(() => {});
+    this.#stream = new EventStream(this.#options.response);
+    const { id, session } = this.#options.request;
+    await this.#stream.send(notification, session && eventIdOf(id)).catch(() => {});
   }
 
   #abort(): void {

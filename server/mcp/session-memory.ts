@@ -42,16 +42,17 @@ export function createSessionMemory(protocol: Protocol): SessionMemory {
   const remember = (caller: Caller, session: Session) => {
     let stream: EventStream | undefined;
     const sendsCursor = session.protocolVersion >= EMPTY_EVENTS_SINCE;
+    const tellUpdated = (uri: string) => {
+      const message: JSONRPCNotification = {
+        jsonrpc: "2.0",
+        method: "notifications/resources/updated",
+        params: { uri },
+      };
+      stream?.send(message).catch(() => {});
+    };
     const subscriptions: Subscriptions = new Subscriptions(
       (uri, changed) => protocol.watch(uri, caller, changed),
-      (uri) => {
-        const message: JSONRPCNotification = {
-          jsonrpc: "2.0",
-          method: "notifications/resources/updated",
-          params: { uri },
-        };
-        stream?.send(message).catch(() => {});
-      },
+      tellUpdated,
       () => tellCursor(),
     );
     const tellCursor = () => {
@@ -70,8 +71,12 @@ export function createSessionMemory(protocol: Protocol): SessionMemory {
           if (stream === opened) stream = undefined;
         });
         for (const uri of urisIn(lastEventId)) {
-          // What cannot be watched here is not, as on a first try that was refused.
-          subscriptions.add(uri).catch(() => {});
+          // What changed between the streams nobody saw, so all of it may have. What cannot be watched here is not, as on
+          // a first try that was refused.
+          subscriptions.add(uri).then(
+            () => tellUpdated(uri),
+            () => {},
+          );
         }
         tellCursor();
       },

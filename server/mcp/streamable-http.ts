@@ -5,6 +5,7 @@ import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, Fa
 import type { Authenticate } from "../auth/authenticate.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
 import type { Metrics } from "../observability/metrics.ts";
+import type { LeftAnswers } from "../services/left-answers.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { createListenStreams } from "./listen-streams.ts";
 import { createOlderHttp } from "./older-http.ts";
@@ -37,6 +38,8 @@ interface StreamableHttpOptions {
   readonly metrics: Metrics;
   readonly log: FastifyBaseLogger;
   readonly bodyLimit: number;
+  /** Where replicas leave one another what is not for them; absent where they share nothing. */
+  readonly leftAnswers?: LeftAnswers | undefined;
 }
 
 /**
@@ -47,7 +50,7 @@ const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
-  const { protocol, log, authenticate, refuseForeign, metrics, bodyLimit } = options;
+  const { protocol, log, authenticate, refuseForeign, metrics, bodyLimit, leftAnswers } = options;
   const callers = new WeakMap<FastifyRequest, Caller>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
@@ -59,7 +62,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   );
   const callsOverNode = toNodeHandler(calls);
   const streams = createListenStreams(protocol);
-  const older = createOlderHttp(protocol);
+  const older = createOlderHttp(protocol, leftAnswers);
   const plain =
     protocol.direct &&
     createPlainHttp({
