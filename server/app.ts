@@ -80,7 +80,7 @@ interface BuildOptions {
 
 /** Time that a client may take to send one request, against those that send a byte a minute. */
 const REQUEST_TIMEOUT_MS = 30_000;
-/** Longer than the idle time of what stands in front (Envoy: 60 s), so that no request meets a closing connection. */
+/** Longer than what stands in front keeps one (60 s, infra/workload/mcp-server.ts): no request meets a closing connection. */
 const KEEP_ALIVE_TIMEOUT_MS = 75_000;
 
 export async function buildCore({

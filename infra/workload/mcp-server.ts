@@ -60,6 +60,12 @@ const FIRST_POD = { create: "15m", update: "15m" };
 const TARGET_CPU = 70;
 const TARGET_CONNECTIONS = 50;
 
+/**
+ * How long one proxy keeps a connection that nothing uses. Less than the server does (75 s, server/app.ts): whoever closes
+ * first must be the one who sends, or a request meets a connection that is just being closed.
+ */
+const IDLE = "60s";
+
 /** Streams that one proxy keeps open at a time: Envoy's own limit, 1024, would answer the next with 503. */
 const STREAMS = 8192;
 
@@ -300,9 +306,12 @@ export class McpServer extends ComponentResource {
         metadata: { name: NAME, namespace: namespace.name, labels: SERVER_LABELS },
         spec: {
           targetRefs: [{ group: "gateway.networking.k8s.io", kind: "HTTPRoute", name: NAME }],
-          timeout: { http: { requestTimeout: "0s", maxStreamDuration: "0s" } },
-          // The answer to a question that a call of an older era asked has to reach the replica that runs the call. The
-          // newer era has no sessions: without the header any replica will do.
+          timeout: { http: { requestTimeout: "0s", maxStreamDuration: "0s", connectionIdleTimeout: IDLE } },
+          // A replica that has just died refuses connections until its endpoint is gone. Nothing was sent then, so the
+          // next one may be asked; whatever was sent is sent once.
+          retry: { numRetries: 2, retryOn: { triggers: ["connect-failure"] } },
+          // In the older era a subscription belongs to where the session's stream is, and a cancellation to where its
+          // call runs. The newer era has no sessions: without the header any replica will do.
           loadBalancer: {
             type: "ConsistentHash",
             consistentHash: { type: "Headers", headers: [{ name: "Mcp-Session-Id" }] },

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, onTestFinished, test } from "vitest";
@@ -163,17 +163,32 @@ describe("a question to the user", () => {
     });
   });
 
-  test("is not taken for answered by another replica, another caller, or twice", async () => {
-    const { first, url, session, call, answer } = await asked(withKeys, bearer(KEYS[0]));
-    const statusOf = async (answering: Record<string, string>) => (await fetch(url, post(answer, answering))).status;
-    const elsewhere = await first.app.inject({
-      method: "POST",
-      url: "/mcp",
-      headers: { host: "localhost", accept: "application/json, text/event-stream", ...session },
-      payload: { jsonrpc: "2.0", ...answer },
+  test("is answered by way of another replica, by whom it was put to and nobody else, and once", async () => {
+    const { first, session, call, answer } = await asked(withKeys, bearer(KEYS[0]));
+    const answered = (headers: Record<string, string>) =>
+      first.app.inject({
+        method: "POST",
+        url: "/mcp",
+        headers: { host: "localhost", accept: "application/json, text/event-stream", ...headers },
+        payload: { jsonrpc: "2.0", ...answer },
+      });
+    const foreign = await answered({ ...session, ...bearer(KEYS[1]) });
+    expect(foreign.statusCode).toBe(400);
+    expect(messageIn(foreign.body).error?.message).toContain("Nobody waits for that answer");
+    expect((await answered(session)).statusCode).toBe(202);
+    expect((await answered(session)).statusCode).toBe(400);
+    await call.ended;
+    expect(call.events.at(-1)?.message).toMatchObject({
+      id: 7,
+      result: { structuredContent: { operation: "delete" } },
     });
-    expect(elsewhere.statusCode).toBe(400);
-    expect(messageIn(elsewhere.body).error?.message).toContain("Nobody here waits for that answer");
+    // Nothing is left of it where the replicas share their files.
+    await expect.poll(() => readdir(join(first.config.WORKSPACE_PATH, ".answers"))).toEqual([]);
+  });
+
+  test("is not taken for answered by another caller, or twice", async () => {
+    const { url, session, call, answer } = await asked(withKeys, bearer(KEYS[0]));
+    const statusOf = async (answering: Record<string, string>) => (await fetch(url, post(answer, answering))).status;
     expect(await statusOf({ ...session, ...bearer(KEYS[1]) })).toBe(400);
     expect(await statusOf(session)).toBe(202);
     await call.ended;
@@ -226,6 +241,25 @@ describe("the stream of a session", () => {
     await expect
       .poll(() => after.events.map(({ message }) => message))
       .toContainEqual({ jsonrpc: "2.0", method: "notifications/resources/updated", params: { uri } });
+  });
+
+  test("that answered a call and broke off ends that call, at any replica, and no other stream", async () => {
+    const [first, second] = await replicas();
+    const session = await sessionOf(first);
+    const [calling, url] = [await listening(first), await listening(second)];
+    const own = await stream(url, get(session));
+    const ids = ["7", 7, 'x"\n'];
+    for (const id of ids) {
+      const params = { name: "execute_command", arguments: { command: "echo; sleep 60" }, _meta: { progressToken: 1 } };
+      const call = await stream(calling, post({ id, method: "tools/call", params }, session));
+      await expect.poll(() => call.events.length).toBe(1);
+      const { events, ended } = await stream(url, get({ ...session, "last-event-id": call.events[0]?.id ?? "" }));
+      await ended;
+      expect(events).toMatchObject([
+        { message: { id, result: { isError: true, content: [{ text: expect.stringContaining("cut off") }] } } },
+      ]);
+    }
+    expect(own.events.filter(({ message }) => message !== undefined)).toEqual([]);
   });
 
   test("ends when its client opens another, and survives any Last-Event-ID", async () => {

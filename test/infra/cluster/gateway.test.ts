@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
 import { comesAfter, find, type PlannedCluster, planCluster, type Registered } from "./planned-cluster.ts";
 
@@ -183,7 +184,20 @@ describe("the server's route", () => {
     });
   });
 
-  it("brings what belongs to one session to the replica that runs its call", () => {
+  it("asks another replica where one refuses the connection, and sends nothing twice", () => {
+    const policy = find(plan, "kubernetes:gateway.envoyproxy.io/v1alpha1:BackendTrafficPolicy");
+    expect(specOf(policy)).toMatchObject({ retry: { retryOn: { triggers: ["connect-failure"] } } });
+    expect(JSON.stringify(specOf(policy))).not.toContain("httpStatusCodes");
+  });
+
+  it("lets go of idle connections before the server does", () => {
+    const policy = find(plan, "kubernetes:gateway.envoyproxy.io/v1alpha1:BackendTrafficPolicy");
+    const { timeout } = specOf<{ timeout: { http: { connectionIdleTimeout: string } } }>(policy);
+    const kept = /KEEP_ALIVE_TIMEOUT_MS = ([\d_]+)/.exec(readFileSync("server/app.ts", "utf8"))?.[1]?.replace("_", "");
+    expect(Number.parseInt(timeout.http.connectionIdleTimeout, 10) * 1000).toBeLessThan(Number(kept));
+  });
+
+  it("brings what belongs to one session to the replica that has its stream", () => {
     const policy = find(plan, "kubernetes:gateway.envoyproxy.io/v1alpha1:BackendTrafficPolicy");
     expect(specOf(policy)).toMatchObject({
       loadBalancer: { consistentHash: { type: "Headers", headers: [{ name: "Mcp-Session-Id" }] } },
