@@ -33,6 +33,8 @@ export interface CommandRequest {
   /** Bytes of the largest file it may write, where that is less than the role's limit. */
   readonly fileBytes?: number | undefined;
   readonly signal: AbortSignal;
+  /** Bytes of each output stream up to which all of it is kept, where that is more than the role's limit. */
+  readonly wholeBytes?: number | undefined;
   /** Hears of output as it comes, before any of it is dropped. Must neither throw nor take long. */
   readonly onOutput?: ((stream: "stdout" | "stderr", chunk: Buffer) => void) | undefined;
 }
@@ -42,6 +44,8 @@ export interface CapturedStream {
   readonly text: string;
   /** Bytes left out of the middle. */
   readonly droppedBytes: number;
+  /** All of it, where bytes were left out and it was no longer than was asked for. */
+  readonly whole?: Buffer;
 }
 
 export interface CommandResult {
@@ -180,8 +184,8 @@ export function createCommandRunner({ limits, concurrency, shell, isolation }: C
     const tag = takeTag();
     const timeoutSeconds = request.timeoutSeconds ?? most.timeoutSeconds;
     const temporary = needsTemporary ? await makeTemporary() : undefined;
-    const stdout = captureOf(most.outputBytes);
-    const stderr = captureOf(most.outputBytes);
+    const stdout = captureOf(most.outputBytes, request.wholeBytes);
+    const stderr = captureOf(most.outputBytes, request.wholeBytes);
     let killed: Kill | undefined;
     let hardKill: NodeJS.Timeout | undefined;
     let timeout: NodeJS.Timeout | undefined;
@@ -366,12 +370,13 @@ function within(promise: Promise<void>, ms: number): Promise<void> {
   });
 }
 
-/** Keeps the first and the last half of `limit` bytes of a stream, and counts the rest. */
-function captureOf(limit: number) {
+/** Keeps the first and the last half of `limit` bytes of a stream, and counts the rest; and all of up to `wholeBytes`. */
+function captureOf(limit: number, wholeBytes = 0) {
   const headLimit = Math.ceil(limit / 2);
   const tailLimit = limit - headLimit;
   const head: Buffer[] = [];
   const tail: Buffer[] = [];
+  let whole: Buffer[] | undefined = [];
   let headBytes = 0;
   let tailBytes = 0;
   let seen = 0;
@@ -382,6 +387,8 @@ function captureOf(limit: number) {
     },
     add(chunk: Buffer): void {
       seen += chunk.length;
+      if (seen > wholeBytes) whole = undefined;
+      whole?.push(chunk);
       const toHead = Math.min(chunk.length, headLimit - headBytes);
       if (toHead > 0) {
         head.push(chunk.subarray(0, toHead));
@@ -405,6 +412,7 @@ function captureOf(limit: number) {
       return {
         text: `${first.toString("utf8")}\n[... ${droppedBytes} bytes left out ...]\n${last.toString("utf8")}`,
         droppedBytes,
+        ...(whole && { whole: Buffer.concat(whole) }),
       };
     },
   };

@@ -1,4 +1,4 @@
-import type { CallToolResult, Icon } from "@modelcontextprotocol/server";
+import type { CallToolResult, Icon, ResourceLink } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
 import { z } from "zod";
 import type { Role } from "../config.ts";
@@ -97,6 +97,8 @@ interface ToolDefinition<Input extends z.ZodObject, Output extends z.ZodObject> 
   /** Shown beside the tool by clients that show such things. */
   icons?: Icon[];
   role: Role;
+  /** Resources that an output speaks of, for clients that follow links. */
+  links?(output: z.output<Output>): readonly ResourceLink[];
   run(input: z.output<Input>, context: ToolContext): Promise<z.input<Output>> | z.input<Output>;
 }
 
@@ -118,7 +120,7 @@ export class ToolFailure extends Error {
 export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject>(
   definition: ToolDefinition<Input, Output>,
 ): DefinedTool {
-  const { name, title, description, annotations, icons, role, output, run } = definition;
+  const { name, title, description, annotations, icons, role, output, links, run } = definition;
   // Unknown arguments are refused: a misspelt `timout` that is dropped in silence runs with the wrong limit.
   const input = definition.input.strict();
   const listing: ToolListing = Object.freeze({
@@ -131,7 +133,7 @@ export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject
     ...(icons && { icons }),
   });
   const known = Object.keys(input.shape);
-  const call = async (args: unknown, context: ToolContext): Promise<JsonObject> => {
+  const call = async (args: unknown, context: ToolContext): Promise<z.output<Output>> => {
     const parsed = input.safeParse(args ?? {});
     if (!parsed.success) throw new ToolFailure(describeIssues(name, known, args, parsed.error.issues));
     const result = output.safeParse(await run(parsed.data as z.output<Input>, context));
@@ -147,7 +149,8 @@ export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject
     call,
     async respond(args, context) {
       const output = await call(args, context);
-      return { content: [{ type: "text", text: JSON.stringify(output) }], structuredContent: output };
+      const text = { type: "text" as const, text: JSON.stringify(output) };
+      return { content: links === undefined ? [text] : [text, ...links(output)], structuredContent: output };
     },
   };
 }

@@ -2,13 +2,16 @@ import { z } from "zod";
 import { icons } from "../icons.ts";
 import { CommandLineError, splitWords } from "../services/command-line.ts";
 import {
+  type CapturedStream,
   CommandLimitReached,
   CommandNotStarted,
   type CommandResult,
   type CommandRunner,
 } from "../services/commands.ts";
 import { findProgram } from "../services/isolation.ts";
+import { type Workspace, WorkspaceError } from "../services/workspace.ts";
 import { defineTool, ToolFailure } from "./define-tool.ts";
+import { keepResult } from "./kept-results.ts";
 import { streamOutput } from "./output-progress.ts";
 import { failingClearly } from "./workspace-failures.ts";
 
@@ -31,7 +34,7 @@ export const executeCommand = defineTool({
     "fails (isError) only when the command was refused or could not run to its end: it took too long, used or wrote " +
     "far too much, or too many commands run at once. There is no input and no terminal, the environment holds PATH, " +
     "HOME (the workspace) and locale only, nothing stays running after the call, and no shell state is kept between " +
-    "calls. Long output keeps its head and its tail.",
+    "calls. Of long output come its head and its tail, and a link to all of it.",
   input: z.object({
     command: z
       .string()
@@ -61,12 +64,18 @@ export const executeCommand = defineTool({
     truncated: z.boolean().describe("Whether bytes were left out of the middle of stdout or stderr"),
     stdoutDroppedBytes: z.number().int(),
     stderrDroppedBytes: z.number().int(),
+    stdoutResource: z.string().optional().describe("All of stdout, where bytes were left out and it could be kept"),
+    stderrResource: z.string().optional().describe("All of stderr, likewise"),
     timedOut: z.boolean(),
     durationMs: z.number().int(),
   }),
   annotations: { readOnlyHint: false, destructiveHint: true, idempotentHint: false, openWorldHint: true },
   icons: icons.terminal,
   role: "operator",
+  links: ({ stdoutResource, stderrResource }) => [
+    ...(stdoutResource === undefined ? [] : [linkTo(stdoutResource, "All of stdout")]),
+    ...(stderrResource === undefined ? [] : [linkTo(stderrResource, "All of stderr")]),
+  ],
   async run({ command, args, working_dir, timeout }, { workspace, commands, caller, signal, client }) {
     const limits = commands.limits[caller.role];
     const { timeoutSeconds } = limits;
@@ -81,19 +90,48 @@ export const executeCommand = defineTool({
     const fileBytes = await workspace.quota.remainingBytes();
     const progress = streamOutput(client);
     const request = { words, directory, workspace: workspace.root, fileBytes, timeoutSeconds: timeout, signal };
+    const wholeBytes = workspace.fileSizeLimit;
     const result = await commands
-      .run({ ...request, caller: caller.subject, role: caller.role, onOutput: progress?.add })
+      .run({ ...request, wholeBytes, caller: caller.subject, role: caller.role, onOutput: progress?.add })
       .finally(() => progress?.end())
       .catch((error: unknown) => {
         throw notRun(error) ?? error;
       })
       // What it wrote past the workspace's own methods is not counted yet.
       .finally(() => workspace.quota.changed());
-    const output = outputOf(result);
+    const output = { ...outputOf(result), ...(await keepWhole(result, { workspace, signal })) };
     const failed = killedBecause(result, timeout ?? timeoutSeconds, limits);
     if (failed !== undefined) throw new ToolFailure(failed, output);
     return output;
   },
+});
+
+/** Keeps output that is longer than its limit as files, as far as the workspace takes them. */
+async function keepWhole(
+  { stdout, stderr }: CommandResult,
+  context: { readonly workspace: Workspace; readonly signal: AbortSignal },
+): Promise<{ stdoutResource?: string; stderrResource?: string }> {
+  const keep = async ({ whole }: CapturedStream, ending: string) => {
+    if (whole === undefined || context.signal.aborted) return undefined;
+    try {
+      return (await keepResult(whole, ending, context)).uri;
+    } catch (error) {
+      // What was left out is counted; a full workspace makes no failure of a command that did its work.
+      if (error instanceof WorkspaceError) return undefined;
+      throw error;
+    }
+  };
+  const stdoutResource = await keep(stdout, "-stdout.txt");
+  const stderrResource = await keep(stderr, "-stderr.txt");
+  return { ...(stdoutResource && { stdoutResource }), ...(stderrResource && { stderrResource }) };
+}
+
+const linkTo = (uri: string, description: string) => ({
+  type: "resource_link" as const,
+  uri,
+  name: uri.slice(uri.lastIndexOf("/") + 1),
+  description,
+  mimeType: "text/plain",
 });
 
 /** Program and arguments of a command; a failure where the server does not allow them. */

@@ -1,4 +1,4 @@
-import { mkdir, symlink } from "node:fs/promises";
+import { mkdir, readFile, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
 import { LOCAL_CALLER } from "../../server/auth/authenticate.ts";
@@ -93,6 +93,29 @@ describe("long output", () => {
     expect(tail).toMatch(/4999\n5000\n$/);
     expect(head.length + tail.length + Number(stdoutDroppedBytes)).toBe(total);
     expect(head.length + tail.length).toBe(OUTPUT_BYTES);
+  });
+
+  test("is linked to, whole, as a file of the workspace", async () => {
+    const roomy = await openWorkspace(root, { fileSizeLimit: 64 * 1024 });
+    const both = { command: "seq 1 5000; seq 5000 -1 1 >&2" };
+    const { content, structuredContent } = await executeCommand.respond(both, context({ workspace: roomy }));
+    expect(structuredContent).toMatchObject({ exitCode: 0, truncated: true });
+    const numbers = Array.from({ length: 5000 }, (_, at) => `${at + 1}\n`);
+    for (const [at, [stream, whole]] of [
+      ["stdout", numbers.join("")] as const,
+      ["stderr", numbers.toReversed().join("")] as const,
+    ].entries()) {
+      const link = content[at + 1];
+      if (link?.type !== "resource_link") throw new Error(`There is no link to ${stream}.`);
+      expect(structuredContent?.[`${stream}Resource`]).toBe(link.uri);
+      expect(await readFile(join(root, link.uri.slice("workspace:///".length)), "utf8")).toBe(whole);
+    }
+  });
+
+  test("that the workspace does not take is counted, and nothing fails", async () => {
+    const output = await run("seq 1 5000");
+    expect(output).toMatchObject({ exitCode: 0, truncated: true });
+    expect(output).not.toHaveProperty("stdoutResource");
   });
 
   test("is cut between characters, not in them", async () => {
