@@ -107,7 +107,7 @@ describe("long output", () => {
     ].entries()) {
       const link = content[at + 1];
       if (link?.type !== "resource_link") throw new Error(`There is no link to ${stream}.`);
-      expect(structuredContent?.[`${stream}Resource`]).toBe(link.uri);
+      expect(structuredContent).toHaveProperty(`${stream}Resource`, link.uri);
       expect(await readFile(join(root, link.uri.slice("workspace:///".length)), "utf8")).toBe(whole);
     }
   });
