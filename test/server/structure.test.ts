@@ -50,6 +50,9 @@ describe("the server's sources", () => {
   });
 });
 
+/** Where compiled code is kept, under the server's directory. */
+const COMPILED = "node_modules/.cache/compiled";
+
 describe("the image", () => {
   const instructions = text("Dockerfile")
     .replace(/\\\n\s*/g, " ")
@@ -74,6 +77,19 @@ describe("the image", () => {
     expect(instructions.join("\n")).toMatch(/apt-get install [^&]*\bmount\b[^&]*\btini\b[^&]*\butil-linux\b/);
     // Debian 13 is the first with a setpriv that knows Landlock and seccomp.
     expect(text("Dockerfile")).toMatch(/RUNTIME_IMAGE=.*debian:(trixie|forky|duke)-slim/);
+  });
+
+  test("has its code compiled by the user that will run it, and owned by root", () => {
+    const [uid, gid] = last("USER")?.split(":") ?? [];
+    const compiling = instructions.find((line) => line.includes(COMPILED));
+    expect(compiling).toContain(`setpriv --reuid=${uid} --regid=${gid} `);
+    for (const entry of ["main.ts", "stdio.ts"]) expect(compiling).toContain(`node ${entry} `);
+    expect(compiling).toMatch(
+      /&& chown -R 0:0 node_modules\/\.cache\b.*&& chmod -R u=rwX,go=rX node_modules\/\.cache$/,
+    );
+    expect(text("compile-cache.ts")).toContain(`./${COMPILED}/`);
+    const order = instructions.map((line) => line.split(" ", 2).join(" "));
+    expect(order.indexOf("COPY server/")).toBeLessThan(instructions.indexOf(compiling ?? ""));
   });
 
   test("exposes the ports that the server listens on by default", () => {
