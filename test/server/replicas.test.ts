@@ -228,15 +228,23 @@ class Steady {
     return `${this.caller.name}.txt`;
   }
 
+  /** Repeats a call that was not begun, as its client may: nobody took it, or a server refused it as too busy just then. */
+  async #begun(call: () => Promise<Answer>): Promise<Answer> {
+    try {
+      return await call();
+    } catch (error) {
+      if (!this.caller.lost?.() && !String(error).includes("overloaded; try again")) throw error;
+      await setTimeout(PACE_MS);
+      return this.#begun(call);
+    }
+  }
+
   async #run(): Promise<void> {
     for (let number = 0; !this.#ending; number++) {
       const content = `${number}\n`;
       const append = () => this.caller.call("file_operation", { operation: "append", path: this.#path, content });
       try {
-        const answer = await append().catch((error: unknown) => {
-          if (this.caller.lost?.()) return append();
-          throw error;
-        });
+        const answer = await this.#begun(append);
         if (answer.isError) throw new Error(JSON.stringify(answer.content));
         this.made++;
       } catch (why) {
