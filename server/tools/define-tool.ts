@@ -10,16 +10,20 @@ import type { ClientChannel } from "./client-channel.ts";
 
 /** Who calls, as far as the server knows. */
 export interface Caller {
-  /** Stable name of the caller: `local`, `anonymous`, or `key:` and the key id. */
+  /** Stable name of the caller: `local`, `anonymous`, `key:` and the key's id, or the object id of an Entra principal. */
   readonly subject: string;
   /** How the caller proved it. */
-  readonly method: "local" | "none" | "api-key";
+  readonly method: "local" | "none" | "api-key" | "entra";
   /** Entra tenant of the subject, where there is one. */
   readonly tenant?: string;
   /** What the caller may do, and whose limits hold for it. */
   readonly role: Role;
+  /** What the scopes of a delegated token leave of the role, until the client asks for more; absent: all of it. */
+  readonly scopedRole?: Role;
   /** First 8 hex digits of the SHA-256 of the caller's key: enough to name it, too little to guess it. */
   readonly keyId?: string;
+  /** Id of the application that an Entra token was issued to. */
+  readonly client?: string;
 }
 
 /** What tools stand on; made once a process. */
