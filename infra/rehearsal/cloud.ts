@@ -3,6 +3,7 @@ import { CloudError, type Fault } from "./cloud-error.ts";
 import type { CloudRequest, Created } from "./cloud-request.ts";
 import { createImage } from "./docker.ts";
 import { FakeKubernetes } from "./kubernetes/kubernetes.ts";
+import { verifyCluster } from "./kubernetes/verify.ts";
 import { createRandom } from "./random.ts";
 import type { Properties } from "./values.ts";
 
@@ -77,7 +78,7 @@ export class FakeCloud {
 
   /** Once everything is there: what was accepted and cannot work. */
   verify(): Fault[] {
-    return [...this.azure.verify(), ...this.kubernetes.verify()];
+    return [...this.azure.verify(), ...verifyCluster(this.kubernetes, this.azure)];
   }
 }
 
