@@ -4,8 +4,10 @@ import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } 
 import { z } from "zod";
 import { createAuthenticate } from "./auth/authenticate.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
+import { parseAccessPolicy } from "./auth/roles.ts";
 import { setSecurityHeaders } from "./auth/security-headers.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
+import { createCallGate } from "./mcp/call-gate.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
@@ -105,7 +107,12 @@ export async function buildCore({
   };
   const metrics = createMetrics(tools.map((tool) => tool.name));
   const resultLimit = config.RESULT_LIMIT_BYTES;
-  const protocol = createProtocol({ tools, prompts, sources, services, metrics, log, resultLimit });
+  const gate = createCallGate({
+    tools,
+    policy: parseAccessPolicy(config.ACCESS_POLICY),
+    facetContext: { shell: config.COMMAND_SHELL },
+  });
+  const protocol = createProtocol({ tools, gate, prompts, sources, services, metrics, log, resultLimit });
   return { services, metrics, protocol };
 }
 

@@ -1,7 +1,7 @@
 import type { ServerResponse } from "node:http";
 import type { JSONRPCNotification } from "@modelcontextprotocol/server";
 import { z } from "zod";
-import type { Caller } from "../tools/define-tool.ts";
+import { type Caller, callerKey } from "../tools/define-tool.ts";
 import { EventStream } from "./event-stream.ts";
 import type { Connection } from "./exchange.ts";
 import type { Protocol } from "./protocol.ts";
@@ -88,7 +88,7 @@ export function createSessionMemory(protocol: Protocol): SessionMemory {
   return {
     of(caller, session) {
       // By the caller as well: a session's name is known to whoever reads it, and each remembers their own.
-      const key = `${caller.subject}\n${session.name}`;
+      const key = `${callerKey(caller)}\n${session.name}`;
       const entry = sessions.get(key) ?? remember(caller, session);
       // Maps keep the order of insertion: the first is the one unused for longest.
       sessions.delete(key);

@@ -37,6 +37,7 @@ export function workspaceUri(path: string, part?: { offset: number; length: numb
 export function createWorkspaceFiles(watch: FileWatch): ResourceSource {
   return {
     scheme: SCHEME,
+    role: "reader",
     templates: [
       {
         name: "workspace_file",
