@@ -43,11 +43,11 @@ export interface AccessPolicy {
 /** What a credential says of its holder. */
 export interface Credited {
   /** The claim `roles` of a token. */
-  readonly appRoles?: readonly string[];
+  readonly appRoles?: readonly string[] | undefined;
   /** The groups that its subject is in. */
-  readonly groups?: readonly string[];
+  readonly groups?: readonly string[] | undefined;
   /** The role in the record of an API key. */
-  readonly key?: string;
+  readonly key?: string | undefined;
 }
 
 /** Whether `role` is enough where `needed` is. */
@@ -58,7 +58,7 @@ export function atLeast(role: Role, needed: Role): boolean {
 /** The highest role that the policy gives to who holds this; undefined: none, so nothing is allowed. */
 export function roleOf({ roles }: AccessPolicy, { appRoles = [], groups = [], key }: Credited): Role | undefined {
   const member = new Set(groups.map((group) => group.toLowerCase()));
-  return ROLES.toReversed().find(
+  return ROLES.findLast(
     (role) =>
       key === role ||
       roles[role].appRoles.some((value) => appRoles.includes(value)) ||
@@ -71,7 +71,7 @@ export function roleOf({ roles }: AccessPolicy, { appRoles = [], groups = [], ke
  * application's, and nothing is: a caller without the claim, an application, has no such bound at all.
  */
 export function scopedRoleOf(scopes: readonly string[]): Role | undefined {
-  return ROLES.toReversed().find((role) => scopes.includes(SCOPES[role]));
+  return ROLES.findLast((role) => scopes.includes(SCOPES[role]));
 }
 
 /** For each role, what of `items` it may know of, in their order. */
