@@ -97,6 +97,11 @@ export function authInfoOf(caller: Caller, ran?: Ran): AuthInfo {
   return info;
 }
 
+/** Whom {@link authInfoOf} described. */
+export function callerOf(info: AuthInfo | undefined): Caller | undefined {
+  return info && callers.get(info);
+}
+
 /** Taken once: whoever calls again, as the SDK does with a client's answers, means another run. */
 function takeRan(info: AuthInfo | undefined): Ran | undefined {
   const ran = info && calls.get(info);
@@ -173,7 +178,7 @@ export function createProtocol(options: ProtocolOptions): Protocol {
       const server = new Server(info, serverOptions);
       const exchangeOf = (context: ServerContext): Exchange => {
         const authInfo = context.http?.authInfo;
-        const caller = everyone ?? (authInfo && callers.get(authInfo));
+        const caller = everyone ?? callerOf(authInfo);
         if (caller === undefined) throw new Error("A request without a caller reached the protocol.");
         const call = async () => ({ ...(await contextOf(caller)), signal: context.mcpReq.signal });
         const ran = () => takeRan(authInfo);
