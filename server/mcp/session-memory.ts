@@ -36,7 +36,7 @@ const EMPTY_EVENTS_SINCE = "2025-11-25";
  * same: the ids of a stream's events name what the session subscribed to, and a client that reconnects with
  * `Last-Event-ID`, to whichever replica, brings them along.
  */
-export function createSessionMemory(protocol: Protocol): SessionMemory {
+export function createSessionMemory(protocol: Pick<Protocol, "watch">): SessionMemory {
   /** Maps keep the order of insertion: the first is the one unused for longest. */
   const byCaller = new Map<string, Map<string, { remembered: RememberedSession; forget(): void }>>();
   let count = 0;
