@@ -2,10 +2,12 @@ import { readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import { z } from "zod";
-import { createAuthenticate } from "./auth/authenticate.ts";
+import { type Authenticate, createAuthenticate } from "./auth/authenticate.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
+import { parseAccessPolicy } from "./auth/roles.ts";
 import { setSecurityHeaders } from "./auth/security-headers.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
+import { createCallGate } from "./mcp/call-gate.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
@@ -72,6 +74,8 @@ interface BuildOptions {
   readonly tools?: readonly Tool[];
   readonly prompts?: readonly Prompt[];
   readonly sources?: readonly ResourceSource[];
+  /** Tells who calls in another way than the configuration has it, for tests. */
+  readonly authenticate?: Authenticate;
   /** Has the SDK answer every request, for tests. */
   readonly plainOff?: boolean;
 }
@@ -105,7 +109,12 @@ export async function buildCore({
   };
   const metrics = createMetrics(tools.map((tool) => tool.name));
   const resultLimit = config.RESULT_LIMIT_BYTES;
-  const protocol = createProtocol({ tools, prompts, sources, services, metrics, log, resultLimit });
+  const gate = createCallGate({
+    tools,
+    policy: parseAccessPolicy(config.ACCESS_POLICY),
+    facetContext: { shell: config.COMMAND_SHELL },
+  });
+  const protocol = createProtocol({ tools, gate, prompts, sources, services, metrics, log, resultLimit });
   return { services, metrics, protocol };
 }
 
@@ -128,13 +137,13 @@ export async function buildApp(options: BuildOptions): Promise<App> {
 
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
-  { config, log }: Pick<BuildOptions, "config" | "log">,
+  { config, log, authenticate = createAuthenticate(config) }: Pick<BuildOptions, "config" | "log" | "authenticate">,
   { protocol, metrics, runtime, work, details }: Served,
 ): Promise<Listeners> {
   const readiness = createReadiness();
   const mcp = createStreamableHttp({
     protocol,
-    authenticate: createAuthenticate(config),
+    authenticate,
     refuseForeign: createRefuseForeign(config),
     metrics,
     log,

@@ -175,6 +175,11 @@ const variables = {
       z.string().regex(/^sha256:[0-9a-f]{64}$/i, "must be a comma-separated list of sha256:<64 hex digits>, one a key"),
     ).transform((hashes) => hashes.map((hash) => hash.slice("sha256:".length).toLowerCase())),
   ),
+  /**
+   * Who has which role, and what roles may do beside what the tools say, as JSON: see `server/auth/roles.ts`. Default: the
+   * application's app roles carry the roles, and each tool needs its own.
+   */
+  ACCESS_POLICY: optional(z.string()),
   /** `true` lets a server without authentication listen beyond loopback. Default false. */
   ALLOW_UNAUTHENTICATED: withDefault(flag, "false"),
   /** The MCP endpoint as clients see it; its host and origin are allowed beside loopback's. */

@@ -1,4 +1,5 @@
 import { buildListeners, packageVersion } from "./app.ts";
+import { parseAccessPolicy, policyFault } from "./auth/roles.ts";
 import { readArguments, type ServeArguments, UsageError } from "./proxy/arguments.ts";
 import { createStdioProxy } from "./proxy/stdio-proxy.ts";
 import { run } from "./run.ts";
@@ -12,6 +13,9 @@ import { run } from "./run.ts";
 const options = readOptions();
 
 await run(async (config, log) => {
+  if (parseAccessPolicy(config.ACCESS_POLICY).tools.size > 0) {
+    throw policyFault(["at tools has rules, and what tools another server has is not known here; leave tools out"]);
+  }
   const proxy = await createStdioProxy({ ...options, name: config.MCP_SERVER_NAME, version: packageVersion(), log });
   return {
     listeners: await buildListeners({ config, log }, proxy),

@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import type { JSONRPCErrorResponse, JSONRPCResultResponse } from "@modelcontextprotocol/server";
-import type { Caller } from "../tools/define-tool.ts";
+import { type Caller, callerKey } from "../tools/define-tool.ts";
 
 export type JSONRPCAnswer = JSONRPCResultResponse | JSONRPCErrorResponse;
 
@@ -21,17 +21,17 @@ export interface AwaitedAnswers {
  * as not answered. On the 2026-07-28 protocol answers come with the call itself, to any replica.
  */
 export function createAwaitedAnswers(): AwaitedAnswers {
-  const awaited = new Map<string, { subject: string; deliver(answer: JSONRPCAnswer): void }>();
+  const awaited = new Map<string, { caller: string; deliver(answer: JSONRPCAnswer): void }>();
   return {
-    expect({ subject }, deliver) {
+    expect(caller, deliver) {
       const id = randomUUID();
-      awaited.set(id, { subject, deliver });
+      awaited.set(id, { caller: callerKey(caller), deliver });
       return { id, cancel: () => awaited.delete(id) };
     },
-    deliver({ subject }, answer) {
+    deliver(caller, answer) {
       const id = String(answer.id);
       const waiting = awaited.get(id);
-      if (waiting === undefined || waiting.subject !== subject) return false;
+      if (waiting === undefined || waiting.caller !== callerKey(caller)) return false;
       awaited.delete(id);
       waiting.deliver(answer);
       return true;

@@ -11,7 +11,7 @@ import {
 } from "@modelcontextprotocol/server";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
-import type { Caller } from "../tools/define-tool.ts";
+import { type Caller, callerKey } from "../tools/define-tool.ts";
 import { createAwaitedAnswers, type JSONRPCAnswer } from "./awaited-answers.ts";
 import type { EventStream } from "./event-stream.ts";
 import type { Connection } from "./exchange.ts";
@@ -61,7 +61,7 @@ export function createOlderHttp(protocol: Protocol): OlderHttp {
   /** Where the answer to a request is being made, for who wants to cancel it. */
   const running = new Map<string, Cancellable>();
   const keyOf = (caller: Caller, session: Session | undefined, id: unknown) =>
-    `${caller.subject}\n${session?.name ?? ""}\n${typeof id}\n${String(id)}`;
+    `${callerKey(caller)}\n${session?.name ?? ""}\n${typeof id}\n${String(id)}`;
 
   const post: OlderHttp["post"] = async (request, reply, caller, begun) => {
     if (!accepts(request, "application/json") || !accepts(request, "text/event-stream")) {

@@ -7,6 +7,8 @@ export const INTERNAL_ERROR = -32_603;
 /** What the SDK's transports answer with, in the range that JSON-RPC leaves to implementations. */
 export const TRANSPORT_ERROR = -32_000;
 export const SESSION_NOT_FOUND = -32_001;
+/** The token has not the scope that the error's data names; in the range that JSON-RPC leaves to implementations. */
+export const INSUFFICIENT_SCOPE = -32_003;
 /** MCP specification 2026-07-28, Transports, "Server Validation". */
 export const HEADER_MISMATCH = -32_020;
 

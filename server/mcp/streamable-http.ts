@@ -93,7 +93,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     const { kind } = classifyInboundRequest({ httpMethod: "POST", ...protocolHeaders(request), body });
     if (kind === "legacy") return older.post(request, reply, caller);
     if (methodOf(body) === "subscriptions/listen" && kind === "modern") return streams.open(request, reply, caller);
-    const fault = protocol.parameterHeaders.faultOf(body, request.headers);
+    const fault = protocol.parameterHeaders.faultOf(body, request.headers, caller);
     if (fault !== undefined) {
       return refuse(reply, 400, HEADER_MISMATCH, `Header mismatch: ${fault.reason}.`, fault.id);
     }

@@ -6,6 +6,7 @@ import type { Caller } from "../tools/define-tool.ts";
 import { serveConnection } from "./connection.ts";
 import type { Protocol } from "./protocol.ts";
 import { refuse, TRANSPORT_ERROR } from "./refusals.ts";
+import { createShares } from "./shares.ts";
 import { WebSocketTransport } from "./websocket-transport.ts";
 
 /** The MCP endpoint over WebSocket, `/mcp/ws`, for every version of the protocol. */
@@ -38,6 +39,7 @@ const LIMIT = 1024;
 
 export function createWebSockets({ protocol, metrics, messageLimit, onIdle }: WebSocketsOptions): WebSockets {
   const open = new Map<WebSocketTransport, { end(): void }>();
+  const shares = createShares(LIMIT);
   let draining = false;
 
   const upgrades = fastifyPlugin(async (app: FastifyInstance) => {
@@ -64,7 +66,7 @@ export function createWebSockets({ protocol, metrics, messageLimit, onIdle }: We
       method: "GET",
       url: PATH,
       preValidation: async (request, reply) => {
-        const reason = refusal(request);
+        const reason = refusal(request) ?? crowding(request, callerOf(request));
         if (reason === undefined) return;
         reply.header("upgrade", "websocket").header("connection", "upgrade");
         refuse(reply, reason.status, TRANSPORT_ERROR, reason.message);
@@ -114,9 +116,13 @@ export function createWebSockets({ protocol, metrics, messageLimit, onIdle }: We
     if (!offered.includes(SUB_PROTOCOL)) {
       return { status: 400, message: `The handshake must offer the sub-protocol ${SUB_PROTOCOL}.` };
     }
-    if (open.size >= LIMIT || draining) {
-      return { status: 503, message: "This server takes no more connections now; try again." };
-    }
+    return undefined;
+  }
+
+  function crowding(request: FastifyRequest, caller: Caller): { status: number; message: string } | undefined {
+    const leave = draining ? undefined : shares.take(caller);
+    if (leave === undefined) return { status: 503, message: "This server takes no more connections now; try again." };
+    request.raw.socket.once("close", leave);
     return undefined;
   }
 
