@@ -2,12 +2,20 @@ import { readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import { z } from "zod";
+import { createApiKeys } from "./auth/api-keys.ts";
 import { createAuthenticate } from "./auth/authenticate.ts";
+import { createChallenge } from "./auth/challenge.ts";
+import type { Entra } from "./auth/entra.ts";
+import { registerOauthFront } from "./auth/oauth-front.ts";
+import { registerOauthMetadata } from "./auth/oauth-metadata.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
+import { parseAccessPolicy } from "./auth/roles.ts";
 import { setSecurityHeaders } from "./auth/security-headers.ts";
+import { createStepUp } from "./auth/step-up.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
+import type { Audit } from "./observability/audit.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
 import { createMetrics, type Metrics } from "./observability/metrics.ts";
 import { registerOpenapi } from "./openapi.ts";
@@ -61,6 +69,8 @@ interface Served {
   readonly metrics: Metrics;
   readonly runtime: Runtime;
   readonly work: Work;
+  /** The tools that are behind the protocol, where their roles are known. */
+  readonly tools?: readonly Tool[];
   /** Details for operators. */
   details(): Promise<Record<string, unknown>>;
 }
@@ -68,6 +78,10 @@ interface Served {
 interface BuildOptions {
   readonly config: Config;
   readonly log: FastifyBaseLogger;
+  /** Where decisions against a request are put on record. */
+  readonly audit?: Pick<Audit, "decided">;
+  /** Milliseconds since 1970, by which tokens are judged; the machine's clock by default. */
+  readonly now?: () => number;
   /** Others than the server's own, for tests. */
   readonly tools?: readonly Tool[];
   readonly prompts?: readonly Prompt[];
@@ -122,26 +136,43 @@ export async function buildApp(options: BuildOptions): Promise<App> {
     ),
     workspace: await workspaces.space().catch(() => "unavailable"),
   });
-  const listeners = await buildListeners(options, { ...core, protocol, runtime, work: commands, details });
+  const listeners = await buildListeners(options, {
+    ...core,
+    protocol,
+    runtime,
+    work: commands,
+    tools: options.tools ?? allTools,
+    details,
+  });
   return { ...listeners, services };
 }
 
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
-  { config, log }: Pick<BuildOptions, "config" | "log">,
-  { protocol, metrics, runtime, work, details }: Served,
+  { config, log, audit, now }: Pick<BuildOptions, "config" | "log" | "audit" | "now">,
+  { protocol, metrics, runtime, work, tools = [], details }: Served,
 ): Promise<Listeners> {
   const readiness = createReadiness();
   const mcp = createStreamableHttp({
     protocol,
-    authenticate: createAuthenticate(config),
+    authenticate: createAuthenticate({
+      mode: config.AUTH_MODE,
+      keys: createApiKeys(config.API_KEY_HASHES),
+      entra: await entraOf({ config, log, now }),
+    }),
+    challenge: createChallenge(config),
     refuseForeign: createRefuseForeign(config),
+    audit,
+    stepUp: createStepUp(tools),
     metrics,
     log,
     bodyLimit: config.REQUEST_BODY_LIMIT_BYTES,
   });
 
-  const app = await listener(log);
+  const app = await listener(log, {
+    trustProxy: config.TRUSTED_PROXY_HOPS,
+    audit,
+  });
   // While draining, clients are asked to connect anew, which brings them to another replica. Event streams name their
   // own Connection header, so the connection is ended as well, once its answer is out.
   app.addHook("onRequest", (request, reply, done) => {
@@ -154,6 +185,8 @@ export async function buildListeners(
   await app.register(mcp.upgrades);
   if (config.OPENAPI_DOCS) registerOpenapi(app, { config, runtime });
   await app.register(probes, { readiness });
+  registerOauthMetadata(app, config);
+  registerOauthFront(app, { config });
   await app.register(mcp.plugin);
   app.get("/", async () => ({ name: runtime.name, endpoint: "/mcp", transport: "streamable-http" }));
 
@@ -231,7 +264,23 @@ function withinMemory(
   return { reader: bounded(limits.reader), operator: bounded(limits.operator), admin: bounded(limits.admin) };
 }
 
-async function listener(log: FastifyBaseLogger): Promise<FastifyInstance> {
+/** What judges Entra's tokens; loaded only where there are some, since the others need not wait for it. */
+async function entraOf({ config, log, now }: Pick<BuildOptions, "config" | "log" | "now">): Promise<Entra | undefined> {
+  if (config.ENTRA_CLIENT_ID === undefined) return undefined;
+  const { createEntra } = await import("./auth/entra.ts");
+  return createEntra({ config, policy: parseAccessPolicy(undefined), log, ...(now && { now }) });
+}
+
+interface ListenerOptions {
+  /** Proxies in front whose word on the client's address is taken. */
+  readonly trustProxy?: number;
+  readonly audit?: Pick<Audit, "decided"> | undefined;
+}
+
+async function listener(
+  log: FastifyBaseLogger,
+  { trustProxy = 0, audit }: ListenerOptions = {},
+): Promise<FastifyInstance> {
   const app = Fastify({
     // Fastify's own lines below a warning are prose about what the server's events say already.
     loggerInstance: log.child({}, { level: ["error", "fatal", "silent"].includes(log.level) ? log.level : "warn" }),
@@ -240,13 +289,34 @@ async function listener(log: FastifyBaseLogger): Promise<FastifyInstance> {
     logController: new LogController({ disableRequestLogging: true }),
     requestTimeout: REQUEST_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+    trustProxy: trustProxy > 0 && trustProxy,
+    clientErrorHandler(error, socket) {
+      audit?.decided({
+        decision: "refused",
+        reason: `no HTTP: ${error.code}`,
+        ...(socket.remoteAddress !== undefined && { address: socket.remoteAddress }),
+      });
+      if (error.code === "ECONNRESET" || !socket.writable) return socket.destroy();
+      socket.end(
+        `HTTP/1.1 ${MALFORMED[error.code] ?? "400 Bad Request"}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`,
+      );
+    },
   });
   app.addHook("onRequest", setSecurityHeaders);
-  app.setNotFoundHandler((_request, reply) => {
+  app.setNotFoundHandler((request, reply) => {
+    const { method, ip: address } = request;
+    const path = request.url.split("?", 1)[0] ?? "";
+    audit?.decided({ decision: "refused", reason: "no such path", address, method, path });
     return reply.code(404).send({ error: "not_found", message: "Nothing is here; the MCP endpoint is POST /mcp." });
   });
   return app;
 }
+
+/** Answers to what Node takes for no request, by its code for it; 400 to all else. */
+const MALFORMED: Readonly<Record<string, string>> = {
+  ERR_HTTP_REQUEST_TIMEOUT: "408 Request Timeout",
+  HPE_HEADER_OVERFLOW: "431 Request Header Fields Too Large",
+};
 
 export function packageVersion(): string {
   const manifest: unknown = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8"));
