@@ -289,7 +289,8 @@ async function listener(
     logController: new LogController({ disableRequestLogging: true }),
     requestTimeout: REQUEST_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
-    trustProxy: trustProxy > 0 && trustProxy,
+    // Fastify trusts no proxy for a mere number. Nothing but the proxies can reach the port; the network sees to that.
+    trustProxy: trustProxy > 0 && ((_address, hop) => hop < trustProxy),
     clientErrorHandler(error, socket) {
       audit?.decided({
         decision: "refused",
