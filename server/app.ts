@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import { z } from "zod";
 import { createApiKeys } from "./auth/api-keys.ts";
-import { createAuthenticate } from "./auth/authenticate.ts";
+import { createAuthenticate, type Failures } from "./auth/authenticate.ts";
 import { createChallenge } from "./auth/challenge.ts";
 import type { Entra } from "./auth/entra.ts";
 import { registerOauthFront } from "./auth/oauth-front.ts";
@@ -80,6 +80,8 @@ interface BuildOptions {
   readonly log: FastifyBaseLogger;
   /** Where decisions against a request are put on record. */
   readonly audit?: Pick<Audit, "decided">;
+  /** What slows down addresses that fail again and again. */
+  readonly failures?: Failures;
   /** Milliseconds since 1970, by which tokens are judged; the machine's clock by default. */
   readonly now?: () => number;
   /** Others than the server's own, for tests. */
@@ -149,7 +151,7 @@ export async function buildApp(options: BuildOptions): Promise<App> {
 
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
-  { config, log, audit, now }: Pick<BuildOptions, "config" | "log" | "audit" | "now">,
+  { config, log, audit, failures, now }: Pick<BuildOptions, "config" | "log" | "audit" | "failures" | "now">,
   { protocol, metrics, runtime, work, tools = [], details }: Served,
 ): Promise<Listeners> {
   const readiness = createReadiness();
@@ -159,6 +161,7 @@ export async function buildListeners(
       mode: config.AUTH_MODE,
       keys: createApiKeys(config.API_KEY_HASHES),
       entra: await entraOf({ config, log, now }),
+      failures,
     }),
     challenge: createChallenge(config),
     refuseForeign: createRefuseForeign(config),
@@ -186,7 +189,7 @@ export async function buildListeners(
   if (config.OPENAPI_DOCS) registerOpenapi(app, { config, runtime });
   await app.register(probes, { readiness });
   registerOauthMetadata(app, config);
-  registerOauthFront(app, { config });
+  registerOauthFront(app, { config, failures });
   await app.register(mcp.plugin);
   app.get("/", async () => ({ name: runtime.name, endpoint: "/mcp", transport: "streamable-http" }));
 
@@ -265,7 +268,11 @@ function withinMemory(
 }
 
 /** What judges Entra's tokens; loaded only where there are some, since the others need not wait for it. */
-async function entraOf({ config, log, now }: Pick<BuildOptions, "config" | "log" | "now">): Promise<Entra | undefined> {
+async function entraOf({
+  config,
+  log,
+  now,
+}: Pick<BuildOptions, "config" | "log"> & { readonly now: (() => number) | undefined }): Promise<Entra | undefined> {
   if (config.ENTRA_CLIENT_ID === undefined) return undefined;
   const { createEntra } = await import("./auth/entra.ts");
   return createEntra({ config, policy: parseAccessPolicy(undefined), log, ...(now && { now }) });

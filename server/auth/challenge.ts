@@ -41,7 +41,7 @@ export function createChallenge({ AUTH_MODE, PUBLIC_URL, ENTRA_CLIENT_ID }: Chal
             ? "No role on this server is assigned to the caller; ask whoever runs it for one."
             : `The token's scopes do not reach this far; ask for ${scope}.`;
         case 429:
-          return `Too many failed attempts; try again in ${retryAfterSeconds} seconds.`;
+          return `Too many failed attempts; try again in ${Math.ceil(retryAfterSeconds ?? 1)} seconds.`;
         case 503:
           return "Tokens cannot be checked now; try again in a few seconds.";
       }

@@ -155,6 +155,7 @@ export function createEntra({ config, policy, log, now = Date.now }: EntraOption
 
   return {
     known(token) {
+      if (token.length > TOKEN_LENGTH_LIMIT) return undefined;
       const digest = hash("sha256", token, "base64");
       const found = remembered.get(digest);
       if (found === undefined) return undefined;

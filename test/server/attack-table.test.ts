@@ -467,7 +467,7 @@ const headers: Attack[] = [
     { challenge: NO_CREDENTIALS },
   ),
   ...[
-    { "x-original-url": "/health" },
+    { "x-original-url": "/health" } as Record<string, string>,
     { "x-rewrite-url": "/health" },
     { "x-http-method-override": "GET" },
     { "x-forwarded-for": "127.0.0.1" },

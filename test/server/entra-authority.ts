@@ -1,6 +1,6 @@
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { exportJWK, generateKeyPair, type JWK, SignJWT } from "jose";
+import { exportJWK, type GenerateKeyPairResult, generateKeyPair, type JWK, SignJWT } from "jose";
 
 export const TENANT = "11111111-1111-4111-8111-111111111111";
 export const OTHER_TENANT = "22222222-2222-4222-8222-222222222222";
@@ -12,7 +12,7 @@ export type Claims = Record<string, unknown>;
 
 export interface SigningKey {
   readonly kid: string;
-  readonly privateKey: CryptoKey;
+  readonly privateKey: GenerateKeyPairResult["privateKey"];
   readonly publicJwk: JWK;
 }
 
@@ -21,16 +21,21 @@ export async function signingKey(kid: string): Promise<SigningKey> {
   return { kid, privateKey, publicJwk: { ...(await exportJWK(publicKey)), kid, use: "sig" } };
 }
 
+/** Making one takes a third of a second. */
+let first: Promise<SigningKey> | undefined;
+
 /** An authority on loopback whose key endpoint is Entra's, for every tenant. */
 export async function entraAuthority() {
-  const key = await signingKey("first");
-  let keys: readonly SigningKey[] = [key];
+  first ??= signingKey("first");
+  const key = await first;
+  const published = new Map<string, readonly SigningKey[]>();
   let down = false;
   const asked: string[] = [];
   const server = createServer((request, response) => {
     asked.push(request.url ?? "");
     if (down || !request.url?.endsWith("/discovery/v2.0/keys")) return response.writeHead(503).end();
     response.setHeader("content-type", "application/json");
+    const keys = published.get(request.url.split("/")[1] ?? "") ?? [key];
     return response.end(JSON.stringify({ keys: keys.map(({ publicJwk }) => publicJwk) }));
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -66,8 +71,8 @@ export async function entraAuthority() {
     sign,
     /** A token of Entra's, but for what `over` says. */
     mint: (over: Claims = {}, options: Parameters<typeof sign>[1] = {}) => sign(claims(over), options),
-    publish(published: readonly SigningKey[]) {
-      keys = published;
+    publish(keys: readonly SigningKey[], tenant = TENANT) {
+      published.set(tenant, keys);
     },
     fail(fails: boolean) {
       down = fails;

@@ -90,7 +90,6 @@ export async function entraSignIn(redirectUri: string) {
             // Without the application in front, as Entra has it.
             scp: [...token.scopes].map((scope) => scope.slice(RESOURCE.length + 1)).join(" "),
           };
-          return jwt;
         },
       },
     },

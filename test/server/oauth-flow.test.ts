@@ -58,14 +58,14 @@ async function freePort(): Promise<number> {
 beforeAll(async () => {
   entra = await entraSignIn(CALLBACK);
   directory = await mkdtemp(join(tmpdir(), "mcp-oauth-flow-"));
-  for (const more of [{ OAUTH_CLIENT_ID: CLIENT }, {}]) {
+  for (const OAUTH_CLIENT_ID of [CLIENT, ""]) {
     const port = await freePort();
     const url = new URL(`http://127.0.0.1:${port}/mcp`);
     const app = await buildApp({
       config: parseEnvironment({
         WORKSPACE_PATH: directory,
         METRICS_PORT: "0",
-        ...entraEnvironment(entra, { PUBLIC_URL: url.href, ...more }),
+        ...entraEnvironment(entra, { PUBLIC_URL: url.href, OAUTH_CLIENT_ID }),
       }),
       log: pino({ level: "silent" }),
       audit: { decided: (decision) => decisions.push(decision) },
@@ -191,6 +191,8 @@ describe.each(accounts)("%s", (_who, which, account) => {
     expect(request?.get("scope")).not.toContain(OPERATE);
     expect(request?.get("code_challenge_method")).toBe("S256");
     expect(request?.has("resource")).toBe(false);
+    // Where this server is in between, nobody is made to consent for the sake of a refresh token.
+    expect(request?.get("prompt")).toBe(which === 0 ? null : "consent");
     await client.close();
   });
 
