@@ -11,7 +11,9 @@ export interface Credentials {
   /** Of the client, as far as proxies in front are trusted to name it. */
   readonly address: string;
   /** A browser's, at the handshake of a WebSocket. */
-  readonly ticket?: string;
+  readonly ticket?: string | undefined;
+  /** Of the page that sends it. */
+  readonly origin?: string | undefined;
 }
 
 export interface Refusal {
@@ -32,9 +34,13 @@ export type Authenticated = { readonly caller: Caller } | { readonly refusal: Re
 /** Tells who sends a request. Synchronous for what is known already, which is nearly every request. */
 export type Authenticate = (credentials: Credentials) => Authenticated | Promise<Authenticated>;
 
-/** Slows down addresses that fail again and again. */
+/**
+ * Slows down addresses that fail again and again. Credentials that are known to be good are let through unasked, so that
+ * an office behind one address works on while somebody in it fails; nobody guesses 256 bits at any speed. What is kept
+ * down is what failing costs others: checks of signatures, requests for keys, lines in the audit.
+ */
 export interface Failures {
-  /** Seconds to wait; 0: may try. */
+  /** Seconds to wait before an unknown credential is looked at; 0: none. */
   mayTry(address: string): number;
   failed(address: string): void;
   succeeded(address: string): void;
@@ -46,7 +52,7 @@ interface AuthenticateOptions {
   readonly keys?: ApiKeys | undefined;
   /** Where the mode has it. */
   readonly entra?: Entra | undefined;
-  readonly tickets?: { redeem(ticket: string): Promise<Caller | undefined> } | undefined;
+  readonly tickets?: { redeem(ticket: string, origin?: string): Promise<Caller | undefined> } | undefined;
   readonly failures?: Failures | undefined;
 }
 
@@ -64,55 +70,55 @@ export function createAuthenticate({ mode, keys, entra, tickets, failures }: Aut
   if (mode === "none") return () => ANONYMOUS;
   const withKeys = mode === "api-key" || mode === "entra,api-key" ? keys : undefined;
   const withEntra = mode === "entra" || mode === "entra,api-key" ? entra : undefined;
-  /** Callers that have proved themselves; they are never kept out for what others at their address do. */
-  const proven = new WeakSet<Caller>();
-
   const settle = (outcome: Authenticated, address: string): Authenticated => {
     if ("caller" in outcome) {
-      proven.add(outcome.caller);
       failures?.succeeded(address);
     } else if (outcome.refusal.status === 401 && !outcome.refusal.stale) failures?.failed(address);
     return outcome;
   };
 
-  return ({ authorization, rawHeaders, address, ticket }) => {
+  return ({ authorization, rawHeaders, address, ticket, origin }) => {
     const count = authorizationsIn(rawHeaders);
     if (count > 1 || (count === 1 && ticket !== undefined)) {
       const reason = count > 1 ? "several Authorization headers" : "a ticket beside an Authorization header";
       return { refusal: { status: 400, error: "invalid_request", reason } };
     }
-    const wait = failures?.mayTry(address) ?? 0;
-    const slowed: Authenticated = {
-      refusal: { status: 429, retryAfterSeconds: wait, reason: "too many failures from this address" },
-    };
     if (ticket !== undefined) {
-      if (wait > 0) return slowed;
+      const wait = failures?.mayTry(address) ?? 0;
+      if (wait > 0) return slowed(wait);
       if (tickets === undefined) return settle(NO_TICKET, address);
-      return tickets.redeem(ticket).then((caller) => settle(caller === undefined ? NO_TICKET : { caller }, address));
+      const redeemed = tickets.redeem(ticket, origin);
+      return redeemed.then((caller) => settle(caller === undefined ? NO_TICKET : { caller }, address));
     }
     const sent = bearerIn(authorization);
-    if (typeof sent !== "string") return settle({ refusal: sent }, address);
+    if (sent === undefined) return NO_CREDENTIALS;
 
     const isKey = withEntra === undefined || sent.startsWith(KEY_PREFIX);
     const caller = isKey ? withKeys?.find(sent) : withEntra.known(sent);
-    if (wait > 0 && !(caller !== undefined && proven.has(caller))) return slowed;
     if (caller !== undefined) return settle({ caller }, address);
+    const wait = failures?.mayTry(address) ?? 0;
+    if (wait > 0) return slowed(wait);
+    if (!WELL_FORMED.test(sent)) return settle(MALFORMED, address);
     if (!isKey) return withEntra.verify(sent).then((outcome) => settle(outcome, address));
-    return settle({ refusal: { status: 401, error: "invalid_token", reason: "no such key" } }, address);
+    return settle(NO_KEY, address);
   };
 }
 
-const NO_TICKET: Authenticated = { refusal: { status: 401, error: "invalid_token", reason: "no such ticket" } };
-const NONE: Refusal = { status: 401, reason: "no credentials", stale: true };
+const slowed = (wait: number): Authenticated => ({
+  refusal: { status: 429, retryAfterSeconds: wait, reason: "too many failures from this address" },
+});
+const invalid = (reason: string): Authenticated => ({ refusal: { status: 401, error: "invalid_token", reason } });
+const NO_TICKET = invalid("no such ticket");
+const NO_KEY = invalid("no such key");
+const MALFORMED = invalid("malformed credentials");
+const NO_CREDENTIALS: Authenticated = { refusal: { status: 401, reason: "no credentials" } };
 
-/** The scheme's name is case-insensitive (RFC 9110, section 11.1); the rest is b64token of RFC 6750, section 2.1. */
-const BEARER = /^Bearer +(?<token>[\w.~+/-]+=*)$/i;
+/** What stands behind the scheme, whose name is case-insensitive (RFC 9110, section 11.1). */
+const BEARER = /^Bearer +(\S.*)$/i;
+/** b64token of RFC 6750, section 2.1: what keys and tokens are made of. */
+const WELL_FORMED = /^[\w.~+/-]+=*$/;
 
-function bearerIn(authorization = ""): string | Refusal {
-  if (!/^Bearer +\S/i.test(authorization)) return NONE;
-  const token = BEARER.exec(authorization)?.groups?.token;
-  return token ?? { status: 401, error: "invalid_token", reason: "malformed credentials" };
-}
+const bearerIn = (authorization = ""): string | undefined => BEARER.exec(authorization)?.[1];
 
 const AUTHORIZATION = "authorization";
 

@@ -49,9 +49,12 @@ export function createChallenge({ AUTH_MODE, PUBLIC_URL, ENTRA_CLIENT_ID }: Chal
   };
 }
 
-/** A scope as Entra wants it asked for: with the application that defines it in front. */
-export function qualified(clientId: string, scope: string): string {
-  return `api://${clientId}/${scope}`;
+/** Scopes as Entra wants them asked for: each with the application that defines it in front. */
+export function qualified(clientId: string, scopes: string): string {
+  return scopes
+    .split(" ")
+    .map((scope) => `api://${clientId}/${scope}`)
+    .join(" ");
 }
 
 const KEY = "a valid key as Authorization: Bearer <key>";

@@ -106,7 +106,8 @@ export function registerOauthFront(app: FastifyInstance, { config, failures }: F
   const endpoint = new URL(`${config.ENTRA_TENANT_ID}/oauth2/v2.0/`, config.AZURE_AUTHORITY_HOST);
   const resources = new Set([published, `${published}/`, new URL(published).origin, `${new URL(published).origin}/`]);
   // An application that asks for its own scopes has to name itself by its bare id (AADSTS90009).
-  const inFront = clientId === application ? `${application}/` : qualified(application, "");
+  const prefix = qualified(application, "");
+  const inFront = clientId === application ? `${application}/` : prefix;
   const own: ReadonlySet<string> = new Set(Object.values(SCOPES));
 
   /** The scopes as Entra takes them, from this application alone. */
@@ -194,7 +195,7 @@ export function registerOauthFront(app: FastifyInstance, { config, failures }: F
         return reply.code(400).send(answer);
       }
       // As it was asked for: clients compare the names.
-      const granted = answer.scope?.replaceAll(`${inFront}Mcp.`, qualified(application, "Mcp."));
+      const granted = answer.scope?.replaceAll(`${inFront}Mcp.`, `${prefix}Mcp.`);
       return { ...answer, ...(granted !== undefined && { scope: granted }) };
     } finally {
       exchanges--;

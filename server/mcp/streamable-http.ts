@@ -261,15 +261,10 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
 /** A browser can set no header at a WebSocket's handshake but its sub-protocols, so a ticket comes as one of them. */
 const TICKET = /(?:^|,)\s*ticket\.([\w-]+)\s*(?:,|$)/;
 
-function credentialsOf(request: FastifyRequest): Credentials {
-  const { headers, raw, ip: address, ws } = request;
+function credentialsOf({ headers, raw, ip: address, ws }: FastifyRequest): Credentials {
+  const { authorization, origin } = headers;
   const ticket = ws ? TICKET.exec(headers["sec-websocket-protocol"] ?? "")?.[1] : undefined;
-  return {
-    authorization: headers.authorization,
-    rawHeaders: raw.rawHeaders,
-    address,
-    ...(ticket !== undefined && { ticket }),
-  };
+  return { authorization, rawHeaders: raw.rawHeaders, address, ticket, origin };
 }
 
 /** Without the query, in which careless clients put secrets. */
