@@ -2,7 +2,12 @@ import { readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import { z } from "zod";
-import { type Authenticate, createAuthenticate } from "./auth/authenticate.ts";
+import { createApiKeys } from "./auth/api-keys.ts";
+import { type Authenticate, createAuthenticate, type Failures } from "./auth/authenticate.ts";
+import { createChallenge } from "./auth/challenge.ts";
+import type { Entra } from "./auth/entra.ts";
+import { registerOauthFront } from "./auth/oauth-front.ts";
+import { registerOauthMetadata } from "./auth/oauth-metadata.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
 import { parseAccessPolicy } from "./auth/roles.ts";
 import { setSecurityHeaders } from "./auth/security-headers.ts";
@@ -10,6 +15,7 @@ import { type CommandLimits, type Config, commandLimits, type Role } from "./con
 import { createCallGate } from "./mcp/call-gate.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
+import type { Audit } from "./observability/audit.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
 import { createMetrics, type Metrics } from "./observability/metrics.ts";
 import { registerOpenapi } from "./openapi.ts";
@@ -70,6 +76,12 @@ interface Served {
 interface BuildOptions {
   readonly config: Config;
   readonly log: FastifyBaseLogger;
+  /** Where decisions against a request are put on record. */
+  readonly audit?: Pick<Audit, "decided">;
+  /** What slows down addresses that fail again and again. */
+  readonly failures?: Failures;
+  /** Milliseconds since 1970, by which tokens are judged; the machine's clock by default. */
+  readonly now?: () => number;
   /** Others than the server's own, for tests. */
   readonly tools?: readonly Tool[];
   readonly prompts?: readonly Prompt[];
@@ -137,20 +149,26 @@ export async function buildApp(options: BuildOptions): Promise<App> {
 
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
-  { config, log, authenticate = createAuthenticate(config) }: Pick<BuildOptions, "config" | "log" | "authenticate">,
+  options: Pick<BuildOptions, "config" | "log" | "audit" | "failures" | "now" | "authenticate">,
   { protocol, metrics, runtime, work, details }: Served,
 ): Promise<Listeners> {
+  const { config, log, audit, failures } = options;
   const readiness = createReadiness();
   const mcp = createStreamableHttp({
     protocol,
-    authenticate,
+    authenticate: options.authenticate ?? (await authenticateBy(options)),
+    challenge: createChallenge(config),
     refuseForeign: createRefuseForeign(config),
+    audit,
     metrics,
     log,
     bodyLimit: config.REQUEST_BODY_LIMIT_BYTES,
   });
 
-  const app = await listener(log);
+  const app = await listener(log, {
+    trustProxy: config.TRUSTED_PROXY_HOPS,
+    audit,
+  });
   // While draining, clients are asked to connect anew, which brings them to another replica. Event streams name their
   // own Connection header, so the connection is ended as well, once its answer is out.
   app.addHook("onRequest", (request, reply, done) => {
@@ -163,6 +181,8 @@ export async function buildListeners(
   await app.register(mcp.upgrades);
   if (config.OPENAPI_DOCS) registerOpenapi(app, { config, runtime });
   await app.register(probes, { readiness });
+  registerOauthMetadata(app, config);
+  registerOauthFront(app, { config, failures });
   await app.register(mcp.plugin);
   app.get("/", async () => ({ name: runtime.name, endpoint: "/mcp", transport: "streamable-http" }));
 
@@ -240,7 +260,32 @@ function withinMemory(
   return { reader: bounded(limits.reader), operator: bounded(limits.operator), admin: bounded(limits.admin) };
 }
 
-async function listener(log: FastifyBaseLogger): Promise<FastifyInstance> {
+/** Tells callers by what the configuration says they come with. */
+async function authenticateBy(
+  options: Pick<BuildOptions, "config" | "log" | "failures" | "now">,
+): Promise<Authenticate> {
+  const { config, failures } = options;
+  const keys = createApiKeys(config.API_KEY_HASHES);
+  return createAuthenticate({ mode: config.AUTH_MODE, keys, entra: await entraOf(options), failures });
+}
+
+/** What judges Entra's tokens; loaded only where there are some, since the others need not wait for it. */
+async function entraOf({ config, log, now }: Pick<BuildOptions, "config" | "log" | "now">): Promise<Entra | undefined> {
+  if (config.ENTRA_CLIENT_ID === undefined) return undefined;
+  const { createEntra } = await import("./auth/entra.ts");
+  return createEntra({ config, policy: parseAccessPolicy(config.ACCESS_POLICY), log, ...(now && { now }) });
+}
+
+interface ListenerOptions {
+  /** Proxies in front whose word on the client's address is taken. */
+  readonly trustProxy?: number;
+  readonly audit?: Pick<Audit, "decided"> | undefined;
+}
+
+async function listener(
+  log: FastifyBaseLogger,
+  { trustProxy = 0, audit }: ListenerOptions = {},
+): Promise<FastifyInstance> {
   const app = Fastify({
     // Fastify's own lines below a warning are prose about what the server's events say already.
     loggerInstance: log.child({}, { level: ["error", "fatal", "silent"].includes(log.level) ? log.level : "warn" }),
@@ -249,13 +294,35 @@ async function listener(log: FastifyBaseLogger): Promise<FastifyInstance> {
     logController: new LogController({ disableRequestLogging: true }),
     requestTimeout: REQUEST_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+    // Fastify trusts no proxy for a mere number. Nothing but the proxies can reach the port; the network sees to that.
+    trustProxy: trustProxy > 0 && ((_address, hop) => hop < trustProxy),
+    clientErrorHandler(error, socket) {
+      audit?.decided({
+        decision: "refused",
+        reason: `no HTTP: ${error.code}`,
+        ...(socket.remoteAddress !== undefined && { address: socket.remoteAddress }),
+      });
+      if (error.code === "ECONNRESET" || !socket.writable) return socket.destroy();
+      socket.end(
+        `HTTP/1.1 ${MALFORMED[error.code] ?? "400 Bad Request"}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`,
+      );
+    },
   });
   app.addHook("onRequest", setSecurityHeaders);
-  app.setNotFoundHandler((_request, reply) => {
+  app.setNotFoundHandler((request, reply) => {
+    const { method, ip: address } = request;
+    const path = request.url.split("?", 1)[0] ?? "";
+    audit?.decided({ decision: "refused", reason: "no such path", address, method, path });
     return reply.code(404).send({ error: "not_found", message: "Nothing is here; the MCP endpoint is POST /mcp." });
   });
   return app;
 }
+
+/** Answers to what Node takes for no request, by its code for it; 400 to all else. */
+const MALFORMED: Readonly<Record<string, string>> = {
+  ERR_HTTP_REQUEST_TIMEOUT: "408 Request Timeout",
+  HPE_HEADER_OVERFLOW: "431 Request Header Fields Too Large",
+};
 
 export function packageVersion(): string {
   const manifest: unknown = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8"));

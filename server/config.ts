@@ -138,6 +138,11 @@ const httpsEndpoint = text(
   (value) => parsedUrl(value)?.protocol === "https:",
 );
 
+const guid = z
+  .guid("must be a GUID such as 11111111-2222-3333-4444-555555555555")
+  // Tokens have them in small letters, and are compared as they are.
+  .transform((value) => value.toLowerCase());
+
 const variables = {
   /** Address to listen on, for both ports. Default 127.0.0.1; `0.0.0.0` in a container. */
   HOST: withDefault(
@@ -168,7 +173,34 @@ const variables = {
     "workspace",
   ),
   /** How callers prove who they are. Default `none`, which is for loopback. */
-  AUTH_MODE: withDefault(z.enum(["none", "api-key"], { error: "must be none or api-key" }), "none"),
+  AUTH_MODE: withDefault(
+    z.enum(["none", "api-key", "entra", "entra,api-key"], { error: "must be none, api-key, entra or entra,api-key" }),
+    "none",
+  ),
+  /** Entra tenant that people and applications sign in to: a GUID. */
+  ENTRA_TENANT_ID: optional(guid),
+  /** Entra application that this server is, by its client id: a GUID. Tokens must be issued for it. */
+  ENTRA_CLIENT_ID: optional(guid),
+  /** Tenants whose tokens are accepted, comma-separated GUIDs. Default: ENTRA_TENANT_ID alone. */
+  ENTRA_ALLOWED_TENANTS: optional(commaList(guid).refine((tenants) => tenants.length > 0, "must name a tenant")),
+  /** `true` accepts tokens of version 1.0 too, which applications without requestedAccessTokenVersion 2 get. Default false. */
+  ENTRA_V1_TOKENS: withDefault(flag, "false"),
+  /** Entra's address in this cloud, set in pods by workload identity. Default https://login.microsoftonline.com/. */
+  AZURE_AUTHORITY_HOST: withDefault(
+    text("must be an https:// URL without path or credentials; http:// is for loopback", (value) => {
+      const url = parsedUrl(value);
+      if (url === undefined || url.pathname !== "/" || url.search !== "" || url.hash !== "") return false;
+      return url.protocol === "https:" || (url.protocol === "http:" && isLoopback(url.hostname));
+    }).transform((value) => new URL(value).href),
+    "https://login.microsoftonline.com/",
+  ),
+  /**
+   * Public client of the same tenant, by its client id, that IDEs without a registration of their own sign in as.
+   * Unset, every client has to bring one.
+   */
+  OAUTH_CLIENT_ID: optional(guid),
+  /** Proxies in front that append the client's address to X-Forwarded-For, 0 to 4. Default 0: the header is not read. */
+  TRUSTED_PROXY_HOPS: withDefault(wholeNumber(0, 4), "0"),
   /** Keys accepted by `api-key`: comma-separated `sha256:` and 64 hex digits, each the SHA-256 of a whole key. */
   API_KEY_HASHES: optional(
     commaList(
@@ -336,6 +368,11 @@ export type EnvironmentVariable = keyof typeof variables;
 /** Every variable that the server reads. */
 export const ENVIRONMENT_VARIABLES = Object.keys(variables) as readonly EnvironmentVariable[];
 
+/** Whether callers may prove themselves by API key. Compared with care: a faulty AUTH_MODE comes here as undefined. */
+const takesKeys = (env: { AUTH_MODE?: unknown }) => env.AUTH_MODE === "api-key" || env.AUTH_MODE === "entra,api-key";
+/** Whether they may by an Entra access token. */
+const takesTokens = (env: { AUTH_MODE?: unknown }) => env.AUTH_MODE === "entra" || env.AUTH_MODE === "entra,api-key";
+
 /** A rule over several variables; it is checked even when others have faults, so that one start lists them all. */
 const rule = (path: EnvironmentVariable, message: string) => ({ path: [path], error: message, when: () => true });
 
@@ -346,22 +383,38 @@ const rule = (path: EnvironmentVariable, message: string) => ({ path: [path], er
 export const Environment = z
   .object(variables)
   .refine(
-    (env) => env.AUTH_MODE !== "api-key" || env.API_KEY_HASHES === undefined || env.API_KEY_HASHES.length > 0,
+    (env) => !takesKeys(env) || env.API_KEY_HASHES === undefined || env.API_KEY_HASHES.length > 0,
     rule("API_KEY_HASHES", "must name at least one key; AUTH_MODE=api-key refuses everyone without"),
   )
   .refine(
-    (env) => env.AUTH_MODE !== "api-key" || env.API_KEY_HASHES !== undefined,
-    rule("API_KEY_HASHES", "must be set when AUTH_MODE is api-key; give sha256:<64 hex digits> of each key"),
+    (env) => !takesKeys(env) || env.API_KEY_HASHES !== undefined,
+    rule("API_KEY_HASHES", "must be set when AUTH_MODE has api-key; give sha256:<64 hex digits> of each key"),
   )
   .refine(
-    (env) => env.AUTH_MODE !== "none" || env.API_KEY_HASHES === undefined,
-    rule("API_KEY_HASHES", "is set, but AUTH_MODE is none; set AUTH_MODE=api-key, or remove the keys"),
+    (env) => takesKeys(env) || env.API_KEY_HASHES === undefined,
+    rule("API_KEY_HASHES", "is set, but AUTH_MODE takes no keys; set AUTH_MODE=api-key, or remove the keys"),
+  )
+  .refine(
+    (env) => !takesTokens(env) || env.ENTRA_TENANT_ID !== undefined,
+    rule("ENTRA_TENANT_ID", "must be set when AUTH_MODE has entra; give the tenant's id, a GUID"),
+  )
+  .refine(
+    (env) => !takesTokens(env) || env.ENTRA_CLIENT_ID !== undefined,
+    rule("ENTRA_CLIENT_ID", "must be set when AUTH_MODE has entra; give the application's client id, a GUID"),
+  )
+  .refine(
+    (env) => !takesTokens(env) || env.PUBLIC_URL !== undefined,
+    rule("PUBLIC_URL", "must be set when AUTH_MODE has entra; clients find out by it where to sign in"),
+  )
+  .refine(
+    (env) => takesTokens(env) || env.ENTRA_CLIENT_ID === undefined,
+    rule("ENTRA_CLIENT_ID", "is set, but AUTH_MODE takes no tokens; set AUTH_MODE=entra, or remove it"),
   )
   .refine(
     (env) => env.AUTH_MODE !== "none" || env.ALLOW_UNAUTHENTICATED === true || isLoopback(env.HOST),
     rule(
       "HOST",
-      "is beyond loopback, and AUTH_MODE is none: set AUTH_MODE=api-key, or listen on 127.0.0.1, " +
+      "is beyond loopback, and AUTH_MODE is none: set AUTH_MODE=entra or api-key, or listen on 127.0.0.1, " +
         "or say ALLOW_UNAUTHENTICATED=true if everyone who can reach it may run commands",
     ),
   )
@@ -395,6 +448,8 @@ export const Environment = z
   .transform((env) => ({
     ...env,
     API_KEY_HASHES: env.API_KEY_HASHES ?? [],
+    ENTRA_ALLOWED_TENANTS:
+      env.ENTRA_ALLOWED_TENANTS ?? (env.ENTRA_TENANT_ID === undefined ? [] : [env.ENTRA_TENANT_ID]),
     OPENAPI_DOCS: env.OPENAPI_DOCS ?? isLoopback(env.HOST),
     SHUTDOWN_DRAIN_SECONDS:
       env.SHUTDOWN_DRAIN_SECONDS ?? (isLoopback(env.HOST) ? 0 : Math.min(5, env.SHUTDOWN_GRACE_SECONDS)),
@@ -424,16 +479,26 @@ export function commandLimits(config: Config): Readonly<Record<Role, CommandLimi
 export type Config = Readonly<z.output<typeof Environment>>;
 
 type Always = "HOST" | "WORKSPACE_PATH";
-type Unauthenticated = { AUTH_MODE: "none"; ALLOW_UNAUTHENTICATED: "true"; API_KEY_HASHES?: never };
-type WithKeys<Value> = { AUTH_MODE: "api-key"; API_KEY_HASHES: Value; ALLOW_UNAUTHENTICATED?: never };
+type Unauthenticated = { AUTH_MODE: "none"; ALLOW_UNAUTHENTICATED: "true" } & WithoutKeys & WithoutEntra;
+type Authenticated<Value> = { ALLOW_UNAUTHENTICATED?: never } & (
+  | ({ AUTH_MODE: "api-key" } & WithKeys<Value> & WithoutEntra)
+  | ({ AUTH_MODE: "entra" } & WithoutKeys & WithEntra<Value>)
+  | ({ AUTH_MODE: "entra,api-key" } & WithKeys<Value> & WithEntra<Value>)
+);
+type WithKeys<Value> = { API_KEY_HASHES: Value };
+type WithoutKeys = { API_KEY_HASHES?: never };
+type WithEntra<Value> = { ENTRA_TENANT_ID: Value; ENTRA_CLIENT_ID: Value; PUBLIC_URL: Value };
+type WithoutEntra = { ENTRA_TENANT_ID?: never; ENTRA_CLIENT_ID?: never };
+/** What only some of the ways to authenticate have, or must have. */
+type ByMode = "AUTH_MODE" | "ALLOW_UNAUTHENTICATED" | "API_KEY_HASHES" | "ENTRA_TENANT_ID" | "ENTRA_CLIENT_ID";
 
 /**
  * What a deployment gives its container: a variable that the server does not know, or one that it needs and does not
  * get, fails the type check. `Value` is `string`, or whatever stands for one before the deployment is rendered.
  */
 export type ServerEnvironment<Value = string> = Record<Always, Value> &
-  Partial<Record<Exclude<EnvironmentVariable, Always | keyof WithKeys<Value>>, Value>> &
-  (Unauthenticated | WithKeys<Value>);
+  Partial<Record<Exclude<EnvironmentVariable, Always | ByMode>, Value>> &
+  (Unauthenticated | Authenticated<Value>);
 
 /** One wrong variable. `value` is absent when there was none, or when it must not be shown. */
 export interface EnvironmentFault {

@@ -2,8 +2,10 @@ import underPressure from "@fastify/under-pressure";
 import { toNodeHandler } from "@modelcontextprotocol/node";
 import { classifyInboundRequest, createMcpHandler } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import type { Authenticate } from "../auth/authenticate.ts";
+import type { Authenticate, Authenticated, Credentials, Refusal } from "../auth/authenticate.ts";
+import type { Challenge } from "../auth/challenge.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
+import type { Audit } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { createListenStreams } from "./listen-streams.ts";
@@ -33,7 +35,9 @@ export interface StreamableHttp {
 interface StreamableHttpOptions {
   readonly protocol: Protocol;
   readonly authenticate: Authenticate;
+  readonly challenge: Challenge;
   readonly refuseForeign: RefuseForeign;
+  readonly audit?: Pick<Audit, "decided"> | undefined;
   readonly metrics: Metrics;
   readonly log: FastifyBaseLogger;
   readonly bodyLimit: number;
@@ -47,7 +51,7 @@ const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
-  const { protocol, log, authenticate, refuseForeign, metrics, bodyLimit } = options;
+  const { protocol, log, authenticate, challenge, refuseForeign, audit, metrics, bodyLimit } = options;
   const callers = new WeakMap<FastifyRequest, Caller>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
@@ -84,6 +88,28 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     const caller = callers.get(request);
     if (caller === undefined) throw new Error("A request without a caller reached the endpoint.");
     return caller;
+  };
+
+  /** Refuses, says how to do better, and puts it on record. */
+  const turnAway = (request: FastifyRequest, reply: FastifyReply, refusal: Refusal, caller?: Caller) => {
+    const { status, reason, retryAfterSeconds } = refusal;
+    request.log.warn({
+      event: "request.refused",
+      reason: status === 403 ? "unauthorized" : "unauthenticated",
+      why: reason,
+    });
+    audit?.decided({
+      decision: status === 403 ? "denied" : "refused",
+      reason,
+      ...(caller && { caller }),
+      address: request.ip,
+      method: request.method,
+      path: pathOf(request),
+    });
+    const header = challenge.header(refusal);
+    if (header !== undefined) reply.header("www-authenticate", header);
+    if (retryAfterSeconds !== undefined) reply.header("retry-after", Math.ceil(retryAfterSeconds));
+    refuse(reply, status, TRANSPORT_ERROR, challenge.message(refusal));
   };
 
   const post = async (request: FastifyRequest, reply: FastifyReply) => {
@@ -136,25 +162,26 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     app.addHook("onRequest", (request, reply, done) => {
       const foreign = refuseForeign(request.headers);
       if (foreign !== undefined) {
+        const { method, ip: address } = request;
         request.log.warn({ event: "request.refused", reason: "foreign", origin: request.headers.origin });
+        audit?.decided({
+          decision: "refused",
+          reason: "foreign origin or host",
+          address,
+          method,
+          path: pathOf(request),
+        });
         refuse(reply, 403, TRANSPORT_ERROR, foreign);
         return;
       }
-      const caller = authenticate(request.headers.authorization);
-      if (caller === undefined) {
-        request.log.warn({ event: "request.refused", reason: "unauthenticated" });
-        // The same whatever was wrong: which part of a guess was right is nobody's business.
-        reply.header("www-authenticate", 'Bearer realm="mcp"');
-        refuse(
-          reply,
-          401,
-          TRANSPORT_ERROR,
-          "Authentication required: send a valid key as Authorization: Bearer <key>.",
-        );
-        return;
-      }
-      callers.set(request, caller);
-      done();
+      const settle = (outcome: Authenticated) => {
+        if ("refusal" in outcome) return turnAway(request, reply, outcome.refusal);
+        callers.set(request, outcome.caller);
+        done();
+      };
+      const outcome = authenticate(credentialsOf(request));
+      if (outcome instanceof Promise) outcome.then(settle, done);
+      else settle(outcome);
     });
 
     app.route({
@@ -162,7 +189,14 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       url: "/mcp",
       bodyLimit,
       handler: (request, reply) => {
-        if (plain?.take(request, reply, callerOf(request))) return undefined;
+        const caller = callerOf(request);
+        const scope = caller.scopedRole === undefined ? undefined : protocol.stepUp?.(caller, request.body);
+        if (scope !== undefined) {
+          const reason = "the token's scopes do not reach the tool";
+          turnAway(request, reply, { status: 403, error: "insufficient_scope", scope, reason }, caller);
+          return reply;
+        }
+        if (plain?.take(request, reply, caller)) return undefined;
         return post(request, reply).then(() => reply);
       },
     });
@@ -221,6 +255,18 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     },
   };
 }
+
+/** A browser can set no header at a WebSocket's handshake but its sub-protocols, so a ticket comes as one of them. */
+const TICKET = /(?:^|,)\s*ticket\.([\w-]+)\s*(?:,|$)/;
+
+function credentialsOf({ headers, raw, ip: address, ws }: FastifyRequest): Credentials {
+  const { authorization, origin } = headers;
+  const ticket = ws ? TICKET.exec(headers["sec-websocket-protocol"] ?? "")?.[1] : undefined;
+  return { authorization, rawHeaders: raw.rawHeaders, address, ticket, origin };
+}
+
+/** Without the query, in which careless clients put secrets. */
+const pathOf = ({ url }: FastifyRequest): string => url.split("?", 1)[0] ?? "";
 
 /** The headers by which the 2026-07-28 protocol repeats what is in the body. */
 function protocolHeaders({ headers }: FastifyRequest) {

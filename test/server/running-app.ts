@@ -31,7 +31,7 @@ export const quickSources = () => resourceSources(createFileWatch({ intervalMs: 
 export async function testApp(
   env: Record<string, string> = {},
   tools?: readonly Tool[],
-  options: Pick<Parameters<typeof buildApp>[0], "plainOff" | "authenticate" | "prompts"> = {},
+  options: Omit<Parameters<typeof buildApp>[0], "config" | "log" | "tools"> = {},
 ): Promise<TestApp> {
   const config = parseEnvironment({ WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0", ...env });
   const lines: string[] = [];
