@@ -3,8 +3,10 @@ import { dirname } from "node:path";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import { z } from "zod";
 import { createAuthenticate } from "./auth/authenticate.ts";
+import { createApiKeys } from "./auth/key-sources.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
 import { setSecurityHeaders } from "./auth/security-headers.ts";
+import { createTickets } from "./auth/tickets.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
@@ -18,6 +20,7 @@ import type { ResourceSource } from "./resources/resource-source.ts";
 import { createCommandRunner } from "./services/commands.ts";
 import { createIsolation, type Isolation } from "./services/isolation.ts";
 import { createRuntime, type Runtime } from "./services/runtime.ts";
+import { createMemoryStore } from "./services/shared-store.ts";
 import { createFileWatch } from "./services/watch.ts";
 import { openWorkspaces, type Workspaces } from "./services/workspaces.ts";
 import type { Services, Tool } from "./tools/define-tool.ts";
@@ -132,9 +135,12 @@ export async function buildListeners(
   { protocol, metrics, runtime, work, details }: Served,
 ): Promise<Listeners> {
   const readiness = createReadiness();
+  const keys = createApiKeys({ config, log });
+  await keys.ready;
   const mcp = createStreamableHttp({
     protocol,
-    authenticate: createAuthenticate(config),
+    authenticate: createAuthenticate(config, keys),
+    tickets: createTickets({ store: createMemoryStore() }),
     refuseForeign: createRefuseForeign(config),
     metrics,
     log,
@@ -151,6 +157,7 @@ export async function buildListeners(
     }
     done();
   });
+  app.addHook("onClose", () => keys.close());
   await app.register(mcp.upgrades);
   if (config.OPENAPI_DOCS) registerOpenapi(app, { config, runtime });
   await app.register(probes, { readiness });

@@ -175,6 +175,16 @@ const variables = {
       z.string().regex(/^sha256:[0-9a-f]{64}$/i, "must be a comma-separated list of sha256:<64 hex digits>, one a key"),
     ).transform((hashes) => hashes.map((hash) => hash.slice("sha256:".length).toLowerCase())),
   ),
+  /** JSON file with the register of API keys, written by `mcp-aks keys`; reread when it changes. */
+  API_KEYS_FILE: optional(
+    text("must be the path of a file", (value) => !value.includes("\0")).transform((value) => resolve(value)),
+  ),
+  /** Secret of KEY_VAULT_URL with the register of API keys; reread every minute. A secret that is not there has no keys. */
+  API_KEYS_SECRET: optional(
+    text("must be the name of a Key Vault secret: 1 to 127 letters, digits or dashes", (value) =>
+      /^[a-z0-9-]{1,127}$/i.test(value),
+    ),
+  ),
   /** `true` lets a server without authentication listen beyond loopback. Default false. */
   ALLOW_UNAUTHENTICATED: withDefault(flag, "false"),
   /** The MCP endpoint as clients see it; its host and origin are allowed beside loopback's. */
@@ -331,6 +341,9 @@ export type EnvironmentVariable = keyof typeof variables;
 /** Every variable that the server reads. */
 export const ENVIRONMENT_VARIABLES = Object.keys(variables) as readonly EnvironmentVariable[];
 
+/** Where API keys may come from; one is enough. */
+const KEY_SOURCES = ["API_KEY_HASHES", "API_KEYS_FILE", "API_KEYS_SECRET"] as const satisfies EnvironmentVariable[];
+
 /** A rule over several variables; it is checked even when others have faults, so that one start lists them all. */
 const rule = (path: EnvironmentVariable, message: string) => ({ path: [path], error: message, when: () => true });
 
@@ -345,12 +358,32 @@ export const Environment = z
     rule("API_KEY_HASHES", "must name at least one key; AUTH_MODE=api-key refuses everyone without"),
   )
   .refine(
-    (env) => env.AUTH_MODE !== "api-key" || env.API_KEY_HASHES !== undefined,
-    rule("API_KEY_HASHES", "must be set when AUTH_MODE is api-key; give sha256:<64 hex digits> of each key"),
+    (env) => env.AUTH_MODE !== "api-key" || KEY_SOURCES.some((source) => env[source] !== undefined),
+    rule(
+      "API_KEY_HASHES",
+      "must be set when AUTH_MODE is api-key; give sha256:<64 hex digits> of each key, or a register of keys by " +
+        "API_KEYS_FILE or API_KEYS_SECRET",
+    ),
+  )
+  .refine(
+    (env) => env.API_KEYS_FILE === undefined || env.API_KEYS_SECRET === undefined,
+    rule("API_KEYS_FILE", "is set, and so is API_KEYS_SECRET: there is one register of keys, so remove one of them"),
+  )
+  .refine(
+    (env) => env.API_KEYS_SECRET === undefined || env.KEY_VAULT_URL !== undefined,
+    rule("API_KEYS_SECRET", "is set, and KEY_VAULT_URL is not: name the vault that the secret is in"),
   )
   .refine(
     (env) => env.AUTH_MODE !== "none" || env.API_KEY_HASHES === undefined,
     rule("API_KEY_HASHES", "is set, but AUTH_MODE is none; set AUTH_MODE=api-key, or remove the keys"),
+  )
+  .refine(
+    (env) => env.AUTH_MODE !== "none" || env.API_KEYS_FILE === undefined,
+    rule("API_KEYS_FILE", "is set, but AUTH_MODE is none; set AUTH_MODE=api-key, or remove the keys"),
+  )
+  .refine(
+    (env) => env.AUTH_MODE !== "none" || env.API_KEYS_SECRET === undefined,
+    rule("API_KEYS_SECRET", "is set, but AUTH_MODE is none; set AUTH_MODE=api-key, or remove the keys"),
   )
   .refine(
     (env) => env.AUTH_MODE !== "none" || env.ALLOW_UNAUTHENTICATED === true || isLoopback(env.HOST),
@@ -419,15 +452,21 @@ export function commandLimits(config: Config): Readonly<Record<Role, CommandLimi
 export type Config = Readonly<z.output<typeof Environment>>;
 
 type Always = "HOST" | "WORKSPACE_PATH";
-type Unauthenticated = { AUTH_MODE: "none"; ALLOW_UNAUTHENTICATED: "true"; API_KEY_HASHES?: never };
-type WithKeys<Value> = { AUTH_MODE: "api-key"; API_KEY_HASHES: Value; ALLOW_UNAUTHENTICATED?: never };
+type KeySource = (typeof KEY_SOURCES)[number];
+type Unauthenticated = { AUTH_MODE: "none"; ALLOW_UNAUTHENTICATED: "true" } & Partial<Record<KeySource, never>>;
+type WithKeys<Value> = { AUTH_MODE: "api-key"; ALLOW_UNAUTHENTICATED?: never } & Partial<Record<KeySource, Value>> &
+  (
+    | { API_KEY_HASHES: Value }
+    | { API_KEYS_FILE: Value; API_KEYS_SECRET?: never }
+    | { API_KEYS_SECRET: Value; API_KEYS_FILE?: never; KEY_VAULT_URL: Value }
+  );
 
 /**
  * What a deployment gives its container: a variable that the server does not know, or one that it needs and does not
  * get, fails the type check. `Value` is `string`, or whatever stands for one before the deployment is rendered.
  */
 export type ServerEnvironment<Value = string> = Record<Always, Value> &
-  Partial<Record<Exclude<EnvironmentVariable, Always | keyof WithKeys<Value>>, Value>> &
+  Partial<Record<Exclude<EnvironmentVariable, Always | KeySource | "AUTH_MODE" | "ALLOW_UNAUTHENTICATED">, Value>> &
   (Unauthenticated | WithKeys<Value>);
 
 /** One wrong variable. `value` is absent when there was none, or when it must not be shown. */

@@ -4,6 +4,7 @@ import { classifyInboundRequest, createMcpHandler } from "@modelcontextprotocol/
 import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Authenticate } from "../auth/authenticate.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
+import type { Tickets } from "../auth/tickets.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { createListenStreams } from "./listen-streams.ts";
@@ -11,7 +12,7 @@ import { createOlderHttp } from "./older-http.ts";
 import { createPlainHttp } from "./plain-http.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
 import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR } from "./refusals.ts";
-import { createWebSockets } from "./websockets.ts";
+import { createWebSockets, ticketIn } from "./websockets.ts";
 
 /** The MCP endpoint: Streamable HTTP at `/mcp` and WebSocket at `/mcp/ws`, for every version of the protocol. */
 export interface StreamableHttp {
@@ -33,6 +34,7 @@ export interface StreamableHttp {
 interface StreamableHttpOptions {
   readonly protocol: Protocol;
   readonly authenticate: Authenticate;
+  readonly tickets: Tickets;
   readonly refuseForeign: RefuseForeign;
   readonly metrics: Metrics;
   readonly log: FastifyBaseLogger;
@@ -47,7 +49,7 @@ const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
-  const { protocol, log, authenticate, refuseForeign, metrics, bodyLimit } = options;
+  const { protocol, log, authenticate, tickets, refuseForeign, metrics, bodyLimit } = options;
   const callers = new WeakMap<FastifyRequest, Caller>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
@@ -78,7 +80,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   const tellIdle = () => {
     if (isIdle()) onIdle?.();
   };
-  const sockets = createWebSockets({ protocol, metrics, messageLimit: bodyLimit, onIdle: tellIdle });
+  const sockets = createWebSockets({ protocol, metrics, tickets, messageLimit: bodyLimit, onIdle: tellIdle });
 
   const callerOf = (request: FastifyRequest): Caller => {
     const caller = callers.get(request);
@@ -140,21 +142,28 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
         refuse(reply, 403, TRANSPORT_ERROR, foreign);
         return;
       }
-      const caller = authenticate(request.headers.authorization);
-      if (caller === undefined) {
-        request.log.warn({ event: "request.refused", reason: "unauthenticated" });
-        // The same whatever was wrong: which part of a guess was right is nobody's business.
-        reply.header("www-authenticate", 'Bearer realm="mcp"');
-        refuse(
-          reply,
-          401,
-          TRANSPORT_ERROR,
-          "Authentication required: send a valid key as Authorization: Bearer <key>.",
-        );
-        return;
-      }
-      callers.set(request, caller);
-      done();
+      const admit = (caller: Caller | undefined) => {
+        if (caller === undefined) {
+          request.log.warn({ event: "request.refused", reason: "unauthenticated" });
+          // The same whatever was wrong: which part of a guess was right is nobody's business.
+          reply.header("www-authenticate", 'Bearer realm="mcp"');
+          refuse(
+            reply,
+            401,
+            TRANSPORT_ERROR,
+            "Authentication required: send a valid key as Authorization: Bearer <key>.",
+          );
+          return;
+        }
+        callers.set(request, caller);
+        done();
+      };
+      const { authorization, origin } = request.headers;
+      const ticket = ticketIn(request);
+      if (ticket === undefined) admit(authenticate(authorization));
+      // One request, one way to say who sends it (RFC 6750, section 2).
+      else if (authorization !== undefined) admit(undefined);
+      else tickets.redeem(ticket, origin).then(admit, done);
     });
 
     app.route({
