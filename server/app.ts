@@ -140,6 +140,7 @@ export async function buildListeners(
   const mcp = createStreamableHttp({
     protocol,
     authenticate: createAuthenticate(config, keys),
+    stillHolds: keys.holds,
     tickets: createTickets({ store: createMemoryStore() }),
     refuseForeign: createRefuseForeign(config),
     metrics,

@@ -1,12 +1,19 @@
 import { resolve } from "node:path";
 import { Argument, Command, InvalidArgumentError, Option } from "commander";
 import { z } from "zod";
-import { isKeyName, KEY_NAME_RULE, type KeyRecord, type KeyState, stateOf } from "../../server/auth/key-register.ts";
+import {
+  isKeyName,
+  KEY_NAME_RULE,
+  type KeyRecord,
+  type KeyState,
+  type Register,
+  stateOf,
+} from "../../server/auth/key-register.ts";
 import { ROLES, type Role } from "../../server/config.ts";
 import { knownStack } from "./checkout.ts";
 import { CliError, EXIT } from "./cli-error.ts";
 import { duration } from "./keys/duration.ts";
-import { keysMeant, newKey, pruned, revoked, rotated, withKey } from "./keys/register-edits.ts";
+import { keysMeant, type NewKey, newKey, pruned, revoked, rotated, withKey } from "./keys/register-edits.ts";
 import { registerFile } from "./keys/register-file.ts";
 import type { LastUses, RegisterStore } from "./keys/register-store.ts";
 import { registerVault } from "./keys/register-vault.ts";
@@ -127,15 +134,19 @@ async function createKey(options: CreateOptions, terminal: Terminal): Promise<vo
 async function rotateKey(which: string, options: RotateOptions, terminal: Terminal): Promise<void> {
   const { store, stack } = await registerOf(options);
   const now = Date.now();
-  const end = now + options.overlap;
-  const old = keyToRotate(await store.read(), which);
-  const made = newKey({ stack, name: old.name, role: old.role, now, lifetime: options.expires });
-  const after = await store.change((register) => pruned(rotated(register, old.id, made, end), now));
+  const rotation = Promise.withResolvers<{ made: NewKey; old: KeyRecord }>();
+  const after = await store.change((register) => {
+    const old = keyToRotate(register, which);
+    const made = newKey({ stack, name: old.name, role: old.role, now, lifetime: options.expires });
+    rotation.resolve({ made, old });
+    return pruned(rotated(register, old.id, made, now + options.overlap), now);
+  });
+  const { made, old } = await rotation.promise;
   const before = after.keys.find(({ id }) => id === old.id) ?? old;
   show(made, { did: "Rotated", store, options, terminal, before });
 }
 
-function keyToRotate(register: Parameters<typeof keysMeant>[0], which: string): KeyRecord {
+function keyToRotate(register: Register, which: string): KeyRecord {
   const [old] = keysMeant(register, which);
   if (old !== undefined && old.revoked === undefined) return old;
   throw new CliError(`The key ${which} was revoked; make a new one by mcp-aks keys create.`);
@@ -143,7 +154,7 @@ function keyToRotate(register: Parameters<typeof keysMeant>[0], which: string): 
 
 /** The key goes to standard output, alone; all that is said of it to standard error. */
 function show(
-  { key, record }: ReturnType<typeof newKey>,
+  { key, record }: NewKey,
   told: { did: string; store: RegisterStore; options: PlaceOptions; terminal: Terminal; before?: KeyRecord },
 ): void {
   const { did, store, options, terminal, before } = told;
@@ -160,7 +171,7 @@ function show(
   terminal.err(
     `${green("✔")} ${did} ${bold(record.name)} (${record.id}), ${record.role}, until ${dateOf(record.expires)}. ` +
       `It works ${store.holds}.\n` +
-      (before ? `  The old key (${before.id}) works until ${timeOf(before.expires)}.\n` : "") +
+      (before ? `  The old key (${before.id}) ${endOf(before)}.\n` : "") +
       dim(
         "  The line on standard output is the key; it is shown this once. Clients send it as Authorization: Bearer <key>.\n" +
           `  Its hash is in ${store.place}.\n`,
@@ -191,7 +202,7 @@ async function revokeKey(which: string, options: RevokeOptions, terminal: Termin
     terminal.out(`${JSON.stringify({ register: store.place, revoked: [...ids] }, null, 2)}\n`);
     return;
   }
-  terminal.err(`${terminal.colours.green("✔")} Revoked ${names}. It is refused ${store.holds}.\n`);
+  terminal.err(`${terminal.colours.green("✔")} Revoked ${names}: refused ${store.holds}.\n`);
 }
 
 interface Row {
@@ -288,6 +299,8 @@ function keyName(text: string): string {
   throw new InvalidArgumentError(`It ${KEY_NAME_RULE}.`);
 }
 
+const endOf = ({ expires }: KeyRecord): string =>
+  Date.parse(expires) > Date.now() ? `works until ${timeOf(expires)}` : "has ended";
 const dateOf = (time: string): string => time.slice(0, 10);
 /** To the minute, in UTC. */
 const timeOf = (time: string): string => `${time.slice(0, 10)} ${time.slice(11, 16)} UTC`;

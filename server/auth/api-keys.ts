@@ -10,6 +10,11 @@ export interface ApiKeys {
    * same frozen object each time, for as long as the key's name and role stay.
    */
   find(key: string, now?: number): Caller | undefined;
+  /**
+   * Whether a caller's key still is one, for connections that outlive the check of it. True for those who came by
+   * other means.
+   */
+  holds(caller: Caller, now?: number): boolean;
 }
 
 /** Keys whose register may be replaced at any time. */
@@ -65,6 +70,11 @@ export function createKeyRing({ deployment, onFound }: KeyRingOptions): KeyRing 
       if (found === undefined || key === "" || key.length > KEY_LENGTH_LIMIT || found.expires <= now) return undefined;
       if (found.registered) onFound?.(found.caller.keyId ?? "", now);
       return found.caller;
+    },
+    holds({ method, keyId, subject }, now = Date.now()) {
+      if (method !== "api-key") return true;
+      const key = known.findLast(({ caller }) => caller.keyId === keyId);
+      return key !== undefined && key.caller.subject === subject && key.expires > now;
     },
     replace({ keys }) {
       const before = new Map(known.filter(({ registered }) => registered).map(({ caller }) => [caller.keyId, caller]));

@@ -53,7 +53,7 @@ export function createApiKeys({ config, log, intervalMs }: ApiKeysOptions): Watc
   const use = useOf(config, log);
   const ring = createKeyRing({ deployment: config.API_KEY_HASHES, ...(use && { onFound: use.noted }) });
   const close = async () => use?.close();
-  if (source === undefined) return { find: ring.find, ready: Promise.resolve(), close };
+  if (source === undefined) return { find: ring.find, holds: ring.holds, ready: Promise.resolve(), close };
 
   const ending = new AbortController();
   let seen: string | undefined;
@@ -110,6 +110,7 @@ export function createApiKeys({ config, log, intervalMs }: ApiKeysOptions): Watc
   ready.catch(() => {});
   return {
     find: ring.find,
+    holds: ring.holds,
     ready,
     close() {
       ending.abort();

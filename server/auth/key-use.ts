@@ -97,7 +97,7 @@ async function readUses(path: string): Promise<Record<string, string>> {
 }
 
 /** Longest that writing one use may take. */
-const ROW_TIMEOUT_MS = 10_000;
+const ROW_TIMEOUT_MS = 5000;
 
 /**
  * Notes uses in the table of job state, in a partition of their own: the one table that a server's identity may write.

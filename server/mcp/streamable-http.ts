@@ -34,6 +34,8 @@ export interface StreamableHttp {
 interface StreamableHttpOptions {
   readonly protocol: Protocol;
   readonly authenticate: Authenticate;
+  /** Whether what a caller was let in by still holds; asked of connections that stay open. */
+  readonly stillHolds: (caller: Caller) => boolean;
   readonly tickets: Tickets;
   readonly refuseForeign: RefuseForeign;
   readonly metrics: Metrics;
@@ -49,7 +51,7 @@ const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
-  const { protocol, log, authenticate, tickets, refuseForeign, metrics, bodyLimit } = options;
+  const { protocol, log, authenticate, stillHolds, tickets, refuseForeign, metrics, bodyLimit } = options;
   const callers = new WeakMap<FastifyRequest, Caller>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
@@ -80,7 +82,14 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   const tellIdle = () => {
     if (isIdle()) onIdle?.();
   };
-  const sockets = createWebSockets({ protocol, metrics, tickets, messageLimit: bodyLimit, onIdle: tellIdle });
+  const sockets = createWebSockets({
+    protocol,
+    metrics,
+    stillHolds,
+    tickets,
+    messageLimit: bodyLimit,
+    onIdle: tellIdle,
+  });
 
   const callerOf = (request: FastifyRequest): Caller => {
     const caller = callers.get(request);

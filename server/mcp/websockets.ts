@@ -26,6 +26,8 @@ export interface WebSockets {
 interface WebSocketsOptions {
   readonly protocol: Protocol;
   readonly metrics: Metrics;
+  /** Whether what a caller was let in by still holds. */
+  readonly stillHolds: (caller: Caller) => boolean;
   readonly tickets: Tickets;
   /** Bytes of one message; a longer one ends its connection with status 1009. */
   readonly messageLimit: number;
@@ -55,7 +57,14 @@ export function ticketIn(request: FastifyRequest): string | undefined {
 const offeredBy = ({ headers }: FastifyRequest): string[] =>
   headers["sec-websocket-protocol"]?.split(",").map((name) => name.trim()) ?? [];
 
-export function createWebSockets({ protocol, metrics, tickets, messageLimit, onIdle }: WebSocketsOptions): WebSockets {
+export function createWebSockets({
+  protocol,
+  metrics,
+  stillHolds,
+  tickets,
+  messageLimit,
+  onIdle,
+}: WebSocketsOptions): WebSockets {
   const open = new Map<WebSocketTransport, { end(): void }>();
   let draining = false;
 
@@ -99,6 +108,7 @@ export function createWebSockets({ protocol, metrics, tickets, messageLimit, onI
       wsHandler: (socket, request) => {
         const caller = callerOf(request);
         const transport = new WebSocketTransport(socket, {
+          permitted: () => stillHolds(caller),
           answered: (method, seconds) => metrics.requestServed(method, 200, seconds),
           idle: () => {
             if (draining) connection.end();

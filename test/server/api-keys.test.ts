@@ -4,19 +4,20 @@ import { PassThrough } from "node:stream";
 import fc from "fast-check";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { createKeyRing } from "../../server/auth/api-keys.ts";
-import { hashOfKey, parseRegister } from "../../server/auth/key-register.ts";
+import { hashOfKey, type KeyRecord, parseRegister } from "../../server/auth/key-register.ts";
 import { createApiKeys } from "../../server/auth/key-sources.ts";
 import { parseEnvironment } from "../../server/config.ts";
 import { createLogger } from "../../server/observability/logging.ts";
 import { startServer } from "../infra/cli/server-process.ts";
 import { longAgo, recordOf, registerOf } from "./keys.ts";
 import { temporaryDirectory } from "./running-app.ts";
+import { websocketUrl } from "./websocket-client.ts";
 
 const KEY = "mcp_dev_first";
 const OTHER = "mcp_dev_second";
 const OWN = "mcp_dev_made-with-the-deployment";
 
-function ring(...records: Parameters<typeof registerOf>) {
+function ring(...records: readonly KeyRecord[]) {
   const made = createKeyRing({ deployment: [hashOfKey(OWN).slice("sha256:".length)] });
   made.replace(parseRegister(registerOf(...records)));
   return made;
@@ -86,6 +87,24 @@ async function watched(path: string) {
     lines.filter((line) => (JSON.parse(line) as { event: string }).event === event).length;
   return { keys, said };
 }
+
+describe("whether a key still holds", () => {
+  test("follows the register, and is nothing to those who came without a key", () => {
+    const record = recordOf(KEY);
+    const keys = ring(record);
+    const [caller, own] = [keys.find(KEY), keys.find(OWN)];
+    if (caller === undefined || own === undefined) throw new Error("Both keys are known.");
+    // As one that comes by ticket from another replica.
+    expect(keys.holds({ ...caller })).toBe(true);
+    expect(keys.holds(caller, Date.parse(record.expires))).toBe(false);
+    expect(keys.holds(own)).toBe(true);
+    keys.replace(parseRegister(registerOf({ ...record, revoked: longAgo })));
+    expect(keys.holds(caller)).toBe(false);
+    keys.replace(parseRegister(registerOf()));
+    expect(keys.holds(caller)).toBe(false);
+    expect(keys.holds({ subject: "local", method: "local", role: "admin" })).toBe(true);
+  });
+});
 
 describe("a register in a file", () => {
   test("is reread when it changes, and kept when it is gone or has a fault", async () => {
@@ -167,8 +186,18 @@ test("a running server takes a rotated key, and refuses the old one once it is r
   expect(await statuses()).toEqual([200, 401]);
   await writeFile(path, registerOf(old, recordOf(OTHER)));
   await expect.poll(statuses).toEqual([200, 200]);
+  const headers = { authorization: `Bearer ${KEY}` };
+  const socket = new WebSocket(websocketUrl(new URL(server.url)), {
+    protocols: ["mcp"],
+    headers,
+  } as unknown as string[]);
+  const closed = new Promise<number>((resolve) => socket.addEventListener("close", ({ code }) => resolve(code)));
+  await new Promise((resolve) => socket.addEventListener("open", resolve));
   await writeFile(path, registerOf({ ...old, revoked: new Date().toISOString() }, recordOf(OTHER)));
   await expect.poll(statuses).toEqual([401, 200]);
+  // A connection that was opened with it is of no more use.
+  socket.send('{"jsonrpc":"2.0","id":1,"method":"ping"}');
+  expect(await closed).toBe(1008);
   expect(await server.stop()).toBe(0);
   expect(JSON.parse(await readFile(`${path}.used`, "utf8"))).toHaveProperty(`used.${old.id}`);
 });

@@ -17,6 +17,9 @@ const TENANT = "11111111-1111-4111-8111-111111111111";
 const VAULT = "kv-mcp-dev-x7k2p.vault.azure.net";
 const TABLES = "stmcpdevx7k2p.table.core.windows.net";
 
+/** What Kubernetes gives a pod to show Entra. */
+const FEDERATED_TOKEN = "header.claims.signature";
+
 /** Who may do what, by the token that Entra gives out: a pod's identity reads secrets, a person changes them. */
 const TOKENS = { "token-of-the-pod": ["get"], "token-of-a-person": ["get", "list", "set"] } as const;
 
@@ -34,11 +37,11 @@ export interface AzureServices {
   /** Environment of a process that finds them, run by a person who has logged in by `az`. */
   personEnv(): Promise<Record<string, string>>;
   /** Versions of each secret, the oldest first. */
-  readonly secrets: ReadonlyMap<string, SecretVersion[]>;
+  readonly secrets: Map<string, SecretVersion[]>;
   /** Sets a secret, as somebody else might. */
   set(name: string, value: string): void;
   /** Rows of table `jobs`, by partition and row key. */
-  readonly rows: ReadonlyMap<string, Record<string, unknown>>;
+  readonly rows: Map<string, Record<string, unknown>>;
   /** Method and path of each request that a service has answered, after authentication. */
   readonly requests: readonly string[];
   /** Called before a request is answered; what it returns is the status of a refusal. */
@@ -55,7 +58,7 @@ export async function startAzureServices(directory: string): Promise<AzureServic
   const certificate = join(directory, "ca.pem");
   const federated = join(directory, "federated-token");
   await writeFile(certificate, cert);
-  await writeFile(federated, "header.claims.signature");
+  await writeFile(federated, FEDERATED_TOKEN);
 
   const secrets = new Map<string, SecretVersion[]>();
   const rows = new Map<string, Record<string, unknown>>();
@@ -211,22 +214,22 @@ type Send = (status: number, value?: unknown, headers?: Record<string, string>) 
 /** The token endpoint, and what a client looks up before it asks there. */
 function entra(url: URL, body: string, send: Send): void {
   const authority = `https://login.microsoftonline.com/${TENANT}`;
+  const assertion = new URLSearchParams(body).get("client_assertion");
   if (url.pathname.endsWith("/discovery/instance")) {
-    const hosts = { preferred_network: url.hostname, preferred_cache: url.hostname, aliases: [url.hostname] };
-    return send(200, {
+    send(200, {
       tenant_discovery_endpoint: `${authority}/v2.0/.well-known/openid-configuration`,
-      metadata: [hosts],
+      metadata: [{ preferred_network: url.hostname, preferred_cache: url.hostname, aliases: [url.hostname] }],
     });
-  }
-  if (url.pathname.endsWith("/openid-configuration")) {
-    return send(200, {
+  } else if (url.pathname.endsWith("/openid-configuration")) {
+    send(200, {
       issuer: `${authority}/v2.0`,
       authorization_endpoint: `${authority}/oauth2/v2.0/authorize`,
       token_endpoint: `${authority}/oauth2/v2.0/token`,
       jwks_uri: `${authority}/discovery/v2.0/keys`,
     });
+  } else if (assertion === FEDERATED_TOKEN) {
+    send(200, { token_type: "Bearer", expires_in: 3600, ext_expires_in: 3600, access_token: "token-of-the-pod" });
+  } else {
+    send(400, { error: "invalid_client" });
   }
-  const form = new URLSearchParams(body);
-  if (form.get("client_assertion") !== "header.claims.signature") return send(400, { error: "invalid_client" });
-  send(200, { token_type: "Bearer", expires_in: 3600, ext_expires_in: 3600, access_token: "token-of-the-pod" });
 }

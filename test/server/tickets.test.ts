@@ -13,10 +13,11 @@ function tickets() {
   let now = Date.now();
   const kept: string[] = [];
   const memory = createMemoryStore();
-  const store = {
-    ...memory,
-    put: (...put: Parameters<typeof memory.put>) => (kept.push(...put.map(String)), memory.put(...put)),
+  const put: typeof memory.put = (...all) => {
+    kept.push(all.join(" "));
+    return memory.put(...all);
   };
+  const store = { ...memory, put };
   const replica = () => createTickets({ store, clock: () => now });
   return { ...replica(), replica, kept, pass: (seconds: number) => (now += seconds * 1000) };
 }

@@ -1,5 +1,13 @@
 import { randomInt } from "node:crypto";
-import { hashOfKey, idOf, type KeyRecord, type Register, stateOf } from "../../../server/auth/key-register.ts";
+import {
+  hashOfKey,
+  idOf,
+  type KeyRecord,
+  parseRegister,
+  type Register,
+  RegisterFault,
+  stateOf,
+} from "../../../server/auth/key-register.ts";
 import type { Role } from "../../../server/config.ts";
 import { CliError, EXIT } from "../cli-error.ts";
 
@@ -84,6 +92,16 @@ export function merge(one: Register, other: Register): Register {
 export function pruned(register: Register, now: number): Register {
   const endOf = ({ expires, revoked }: KeyRecord) => Date.parse(earlier(expires, revoked) ?? expires);
   return { ...register, keys: register.keys.filter((record) => endOf(record) > now - KEPT_MS) };
+}
+
+/** The register, if the servers will take it. They refuse all of it for one fault, such as two keys of one id. */
+export function sound(register: Register): Register {
+  try {
+    return parseRegister(JSON.stringify(register));
+  } catch (error) {
+    if (!(error instanceof RegisterFault)) throw error;
+    throw new CliError(`Nothing was changed, for what would come of it is wrong. ${error.message} Try again.`);
+  }
 }
 
 /**

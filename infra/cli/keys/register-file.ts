@@ -10,6 +10,7 @@ import {
   useFileOf,
 } from "../../../server/auth/key-register.ts";
 import { CliError } from "../cli-error.ts";
+import { sound } from "./register-edits.ts";
 import type { RegisterStore } from "./register-store.ts";
 
 /** How long to wait for another command to be done with the file. */
@@ -25,7 +26,7 @@ export function registerFile(given: string): RegisterStore {
     async change(edit) {
       const path = await target(given);
       return await locked(path, async () => {
-        const after = edit(await read(path));
+        const after = sound(edit(await read(path)));
         await replace(path, printRegister(after));
         return after;
       });

@@ -8,8 +8,8 @@ export interface RegisterStore {
   readonly holds: string;
   read(): Promise<Register>;
   /**
-   * Replaces the register by what `edit` makes of it. What others change at the same time is lost on neither side;
-   * `edit` may be called several times.
+   * Replaces the register by what `edit` makes of it. What others change at the same time is lost on neither side.
+   * `edit` is called once.
    */
   change(edit: (register: Register) => Register): Promise<Register>;
   /** When each key was last used, by its id. */

@@ -11,7 +11,7 @@ import {
   UseRow,
 } from "../../../server/auth/key-register.ts";
 import { CliError } from "../cli-error.ts";
-import { merge } from "./register-edits.ts";
+import { merge, sound } from "./register-edits.ts";
 import type { LastUses, RegisterStore } from "./register-store.ts";
 
 /** Where a deployment keeps its register: what the stack's output `apiKeys` says. */
@@ -94,7 +94,7 @@ class SecretRegister {
         seen.add(version);
       }
       // Whoever wrote last may have put both together already.
-      if (textOf(merge(await this.read(), EMPTY_REGISTER)) === textOf(mine)) return mine;
+      if (textOf(merge(await this.read(), EMPTY_REGISTER)) === textOf(merge(mine, EMPTY_REGISTER))) return mine;
       await wait(Math.random() * ROUND_WAIT_MS * round);
       seen.add(await this.#write(mine));
     }
@@ -118,7 +118,7 @@ class SecretRegister {
 
   /** Writes a version, and returns its name. */
   async #write(register: Register): Promise<string> {
-    const value = textOf(register);
+    const value = textOf(sound(register));
     if (Buffer.byteLength(value) > SECRET_BYTES) {
       throw new CliError(
         `The register would be larger than a Key Vault secret may be, ${SECRET_BYTES} bytes, with its ` +
