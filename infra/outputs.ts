@@ -58,7 +58,7 @@ export function stackOutputs(args: StackOutputsArgs): Record<string, Output<unkn
     /** How to fetch the key that the endpoint asks for. */
     apiKey: output({ command: showSecret(vault.name, apiKey.vaultSecretName), from }),
     /** Where further keys are kept; `mcp-aks keys` makes and ends them. */
-    apiKeys: output({
+    keyRegister: output({
       vaultUrl: vault.uri,
       secretName: REGISTER_SECRET,
       lastUsed: { tableEndpoint: storage.tableEndpoint, tableName: storage.tableName },

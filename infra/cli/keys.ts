@@ -49,7 +49,7 @@ const WARN_DAYS = 14;
 
 /** What `keys` needs of the outputs in outputs.ts. */
 const Outputs = z.object({
-  apiKeys: z.object({
+  keyRegister: z.object({
     vaultUrl: z.url(),
     secretName: z.string().min(1),
     lastUsed: z.object({ tableEndpoint: z.url(), tableName: z.string().min(1) }),
@@ -287,11 +287,11 @@ async function registerOf({ stack, file }: PlaceOptions): Promise<{ store: Regis
     return { store: registerFile(path), stack: stack === undefined ? "local" : knownStack(stack) };
   }
   const known = knownStack(stack ?? "dev");
-  const { apiKeys } = await deployedOutputs(known, Outputs, {
+  const { keyRegister } = await deployedOutputs(known, Outputs, {
     reader: "keys",
     otherwise: "For a register on this machine: --file PATH.",
   });
-  return { store: await registerVault(apiKeys), stack: known };
+  return { store: await registerVault(keyRegister), stack: known };
 }
 
 function keyName(text: string): string {

@@ -76,7 +76,7 @@ export function revoked(register: Register, ids: ReadonlySet<string>, now: numbe
   return { ...register, keys };
 }
 
-/** Both registers' keys, each with the sooner end that one of them gives it. */
+/** Both registers' keys, each with the sooner end that one of them gives it, in an order that all agree on. */
 export function merge(one: Register, other: Register): Register {
   const byId = new Map(one.keys.map((record) => [record.id, record]));
   for (const record of other.keys) {
@@ -85,7 +85,9 @@ export function merge(one: Register, other: Register): Register {
     const expires = earlier(known?.expires, record.expires) ?? record.expires;
     byId.set(record.id, { ...record, expires, ...(revoked !== undefined && { revoked }) });
   }
-  return { version: 1, keys: [...byId.values()].toSorted((a, b) => Date.parse(a.created) - Date.parse(b.created)) };
+  const inOrder = (a: KeyRecord, b: KeyRecord) =>
+    Date.parse(a.created) - Date.parse(b.created) || (a.id < b.id ? -1 : 1);
+  return { version: 1, keys: [...byId.values()].toSorted(inOrder) };
 }
 
 /** The register without keys that ended long ago. */

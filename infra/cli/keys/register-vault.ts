@@ -14,7 +14,7 @@ import { CliError } from "../cli-error.ts";
 import { merge, sound } from "./register-edits.ts";
 import type { LastUses, RegisterStore } from "./register-store.ts";
 
-/** Where a deployment keeps its register: what the stack's output `apiKeys` says. */
+/** Where a deployment keeps its register: what the stack's output `keyRegister` says. */
 export interface VaultPlace {
   /** `https://<name>.vault.azure.net/` */
   readonly vaultUrl: string;
@@ -140,11 +140,15 @@ class SecretRegister {
 
 const textOf = (register: Register): string => JSON.stringify(register);
 
-/** When the first of the keys that are active ends. */
+/** When the first name is left without an active key, unless it is given one. */
 function firstEnd({ keys }: Register): { expiresOn?: Date } {
   const now = Date.now();
-  const ends = keys.filter((record) => stateOf(record, now) === "active").map(({ expires }) => Date.parse(expires));
-  return ends.length === 0 ? {} : { expiresOn: new Date(Math.min(...ends)) };
+  const ends = new Map<string, number>();
+  for (const record of keys) {
+    if (stateOf(record, now) !== "active") continue;
+    ends.set(record.name, Math.max(ends.get(record.name) ?? 0, Date.parse(record.expires)));
+  }
+  return ends.size === 0 ? {} : { expiresOn: new Date(Math.min(...ends.values())) };
 }
 
 async function lastUses({ lastUsed }: VaultPlace, credential: TokenCredential): Promise<LastUses> {

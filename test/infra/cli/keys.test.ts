@@ -226,7 +226,7 @@ describe("a register in a deployed stack's vault", () => {
     const bin = join(directory, "bin");
     await mkdir(bin);
     const outputs = {
-      apiKeys: {
+      keyRegister: {
         vaultUrl: azure.vaultUrl,
         secretName: REGISTER_SECRET,
         lastUsed: { tableEndpoint: azure.tableEndpoint, tableName: "jobs" },
