@@ -60,6 +60,14 @@ describe("finding who holds a key", () => {
     expect(ring(recordOf(OWN, { revoked: longAgo })).find(OWN)).toBeUndefined();
   });
 
+  test("each of many keys is found as itself", () => {
+    const records = Array.from({ length: 100 }, (_, at) => recordOf(`mcp_dev_${at}`, { name: `ci-${at}` }));
+    const keys = ring(...records);
+    expect(records.map((_, at) => keys.find(`mcp_dev_${at}`)?.keyId)).toEqual(records.map(({ id }) => id));
+    expect(keys.find(OWN)?.role).toBe("admin");
+    expect(createKeyRing({ deployment: [] }).find(KEY)).toBeUndefined();
+  });
+
   test("nothing but the key itself is the key", () => {
     const keys = ring(recordOf(KEY), recordOf("x".repeat(512), { name: "long" }));
     const near = fc.oneof(
