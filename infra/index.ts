@@ -102,5 +102,5 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
     { ...inCluster, dependsOn: [keda, envoy] },
   );
 
-  return stackOutputs({ settings, site, cluster, registry, vault, monitoring, mcpServer, image, apiKey });
+  return stackOutputs({ settings, site, cluster, registry, vault, storage, monitoring, mcpServer, image, apiKey });
 }

@@ -1,8 +1,10 @@
 import { type Input, interpolate, type Output, output } from "@pulumi/pulumi";
+import { REGISTER_SECRET } from "../server/auth/key-register.ts";
 import type { Cluster } from "./azure/cluster.ts";
 import type { KeyVault } from "./azure/key-vault.ts";
 import type { Registry } from "./azure/registry.ts";
 import type { Site } from "./azure/site.ts";
+import type { Storage } from "./azure/storage.ts";
 import { ideConfigs, targetName } from "./ide-configs.ts";
 import type { Monitoring } from "./platform/monitoring.ts";
 import type { ManagementPlanes, Settings } from "./settings.ts";
@@ -15,7 +17,8 @@ export interface StackOutputsArgs {
   readonly site: Pick<Site, "resourceGroupName">;
   readonly cluster: Pick<Cluster, "name">;
   readonly registry: Pick<Registry, "loginServer">;
-  readonly vault: Pick<KeyVault, "name">;
+  readonly vault: Pick<KeyVault, "name" | "uri">;
+  readonly storage: Pick<Storage, "tableEndpoint" | "tableName">;
   readonly monitoring: Pick<Monitoring, "namespace" | "grafana">;
   readonly mcpServer: Pick<McpServer, "endpoint" | "healthUrl">;
   readonly image: Pick<ServerImage, "reference">;
@@ -30,7 +33,7 @@ const GRAFANA_PORT = 3000;
  * command that fetches it with the reader's own rights.
  */
 export function stackOutputs(args: StackOutputsArgs): Record<string, Output<unknown>> {
-  const { settings, site, cluster, registry, vault, monitoring, mcpServer, image, apiKey } = args;
+  const { settings, site, cluster, registry, vault, storage, monitoring, mcpServer, image, apiKey } = args;
   const name = targetName(settings);
   const from = whoReaches(settings.managementPlanes);
   return {
@@ -54,6 +57,12 @@ export function stackOutputs(args: StackOutputsArgs): Record<string, Output<unkn
     }),
     /** How to fetch the key that the endpoint asks for. */
     apiKey: output({ command: showSecret(vault.name, apiKey.vaultSecretName), from }),
+    /** Where further keys are kept; `mcp-aks keys` makes and ends them. */
+    keyRegister: output({
+      vaultUrl: vault.uri,
+      secretName: REGISTER_SECRET,
+      lastUsed: { tableEndpoint: storage.tableEndpoint, tableName: storage.tableName },
+    }),
     /** Each client's configuration; `npm run connect` merges it into the client's file. */
     ideConfigs: output(mcpServer.endpoint).apply((url) => ideConfigs({ name, url })),
   };

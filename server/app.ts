@@ -2,10 +2,10 @@ import { readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import { z } from "zod";
-import { createApiKeys } from "./auth/api-keys.ts";
-import { type Authenticate, createAuthenticate, type Failures } from "./auth/authenticate.ts";
+import type { Authenticate } from "./auth/authenticate.ts";
 import { createChallenge } from "./auth/challenge.ts";
-import type { Entra } from "./auth/entra.ts";
+import type { Failures } from "./auth/failures.ts";
+import { createIdentity } from "./auth/identity.ts";
 import { registerOauthFront } from "./auth/oauth-front.ts";
 import { registerOauthMetadata } from "./auth/oauth-metadata.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
@@ -26,6 +26,7 @@ import type { ResourceSource } from "./resources/resource-source.ts";
 import { createCommandRunner } from "./services/commands.ts";
 import { createIsolation, type Isolation } from "./services/isolation.ts";
 import { createRuntime, type Runtime } from "./services/runtime.ts";
+import { createMemoryStore } from "./services/shared-store.ts";
 import { createFileWatch } from "./services/watch.ts";
 import { openWorkspaces, type Workspaces } from "./services/workspaces.ts";
 import type { Services, Tool } from "./tools/define-tool.ts";
@@ -152,11 +153,14 @@ export async function buildListeners(
   options: Pick<BuildOptions, "config" | "log" | "audit" | "failures" | "now" | "authenticate">,
   { protocol, metrics, runtime, work, details }: Served,
 ): Promise<Listeners> {
-  const { config, log, audit, failures } = options;
+  const { config, log, audit, failures, now } = options;
   const readiness = createReadiness();
+  const identity = await createIdentity({ config, log, store: createMemoryStore(), failures, now });
   const mcp = createStreamableHttp({
     protocol,
-    authenticate: options.authenticate ?? (await authenticateBy(options)),
+    authenticate: options.authenticate ?? identity.authenticate,
+    stillHolds: identity.stillHolds,
+    tickets: identity.tickets,
     challenge: createChallenge(config),
     refuseForeign: createRefuseForeign(config),
     audit,
@@ -178,11 +182,12 @@ export async function buildListeners(
     }
     done();
   });
+  app.addHook("onClose", () => identity.close());
   await app.register(mcp.upgrades);
   if (config.OPENAPI_DOCS) registerOpenapi(app, { config, runtime });
   await app.register(probes, { readiness });
   registerOauthMetadata(app, config);
-  registerOauthFront(app, { config, failures });
+  registerOauthFront(app, { config, failures: identity.failures });
   await app.register(mcp.plugin);
   app.get("/", async () => ({ name: runtime.name, endpoint: "/mcp", transport: "streamable-http" }));
 
@@ -258,22 +263,6 @@ function withinMemory(
   const most = Math.max(LEAST_MEMORY, available - SERVER_MEMORY);
   const bounded = (each: CommandLimits) => ({ ...each, memoryBytes: Math.min(each.memoryBytes, most) });
   return { reader: bounded(limits.reader), operator: bounded(limits.operator), admin: bounded(limits.admin) };
-}
-
-/** Tells callers by what the configuration says they come with. */
-async function authenticateBy(
-  options: Pick<BuildOptions, "config" | "log" | "failures" | "now">,
-): Promise<Authenticate> {
-  const { config, failures } = options;
-  const keys = createApiKeys(config.API_KEY_HASHES);
-  return createAuthenticate({ mode: config.AUTH_MODE, keys, entra: await entraOf(options), failures });
-}
-
-/** What judges Entra's tokens; loaded only where there are some, since the others need not wait for it. */
-async function entraOf({ config, log, now }: Pick<BuildOptions, "config" | "log" | "now">): Promise<Entra | undefined> {
-  if (config.ENTRA_CLIENT_ID === undefined) return undefined;
-  const { createEntra } = await import("./auth/entra.ts");
-  return createEntra({ config, policy: parseAccessPolicy(config.ACCESS_POLICY), log, ...(now && { now }) });
 }
 
 interface ListenerOptions {

@@ -212,6 +212,16 @@ const variables = {
    * application's app roles carry the roles, and each tool needs its own.
    */
   ACCESS_POLICY: optional(z.string()),
+  /** JSON file with the register of API keys, written by `mcp-aks keys`; reread when it changes. */
+  API_KEYS_FILE: optional(
+    text("must be the path of a file", (value) => !value.includes("\0")).transform((value) => resolve(value)),
+  ),
+  /** Secret of KEY_VAULT_URL with the register of API keys; reread every minute. A secret that is not there has no keys. */
+  API_KEYS_SECRET: optional(
+    text("must be the name of a Key Vault secret: 1 to 127 letters, digits or dashes", (value) =>
+      /^[a-z0-9-]{1,127}$/i.test(value),
+    ),
+  ),
   /** `true` lets a server without authentication listen beyond loopback. Default false. */
   ALLOW_UNAUTHENTICATED: withDefault(flag, "false"),
   /** The MCP endpoint as clients see it; its host and origin are allowed beside loopback's. */
@@ -368,6 +378,8 @@ export type EnvironmentVariable = keyof typeof variables;
 /** Every variable that the server reads. */
 export const ENVIRONMENT_VARIABLES = Object.keys(variables) as readonly EnvironmentVariable[];
 
+/** Where API keys may come from; one is enough. */
+const KEY_SOURCES = ["API_KEY_HASHES", "API_KEYS_FILE", "API_KEYS_SECRET"] as const satisfies EnvironmentVariable[];
 /** Whether callers may prove themselves by API key. Compared with care: a faulty AUTH_MODE comes here as undefined. */
 const takesKeys = (env: { AUTH_MODE?: unknown }) => env.AUTH_MODE === "api-key" || env.AUTH_MODE === "entra,api-key";
 /** Whether they may by an Entra access token. */
@@ -387,8 +399,20 @@ export const Environment = z
     rule("API_KEY_HASHES", "must name at least one key; AUTH_MODE=api-key refuses everyone without"),
   )
   .refine(
-    (env) => !takesKeys(env) || env.API_KEY_HASHES !== undefined,
-    rule("API_KEY_HASHES", "must be set when AUTH_MODE has api-key; give sha256:<64 hex digits> of each key"),
+    (env) => !takesKeys(env) || KEY_SOURCES.some((source) => env[source] !== undefined),
+    rule(
+      "API_KEY_HASHES",
+      "must be set when AUTH_MODE has api-key; give sha256:<64 hex digits> of each key, or a register of keys by " +
+        "API_KEYS_FILE or API_KEYS_SECRET",
+    ),
+  )
+  .refine(
+    (env) => env.API_KEYS_FILE === undefined || env.API_KEYS_SECRET === undefined,
+    rule("API_KEYS_FILE", "is set, and so is API_KEYS_SECRET: there is one register of keys, so remove one of them"),
+  )
+  .refine(
+    (env) => env.API_KEYS_SECRET === undefined || env.KEY_VAULT_URL !== undefined,
+    rule("API_KEYS_SECRET", "is set, and KEY_VAULT_URL is not: name the vault that the secret is in"),
   )
   .refine(
     (env) => takesKeys(env) || env.API_KEY_HASHES === undefined,
@@ -409,6 +433,14 @@ export const Environment = z
   .refine(
     (env) => takesTokens(env) || env.ENTRA_CLIENT_ID === undefined,
     rule("ENTRA_CLIENT_ID", "is set, but AUTH_MODE takes no tokens; set AUTH_MODE=entra, or remove it"),
+  )
+  .refine(
+    (env) => takesKeys(env) || env.API_KEYS_FILE === undefined,
+    rule("API_KEYS_FILE", "is set, but AUTH_MODE takes no keys; set AUTH_MODE=api-key, or remove the keys"),
+  )
+  .refine(
+    (env) => takesKeys(env) || env.API_KEYS_SECRET === undefined,
+    rule("API_KEYS_SECRET", "is set, but AUTH_MODE takes no keys; set AUTH_MODE=api-key, or remove the keys"),
   )
   .refine(
     (env) => env.AUTH_MODE !== "none" || env.ALLOW_UNAUTHENTICATED === true || isLoopback(env.HOST),
@@ -479,18 +511,24 @@ export function commandLimits(config: Config): Readonly<Record<Role, CommandLimi
 export type Config = Readonly<z.output<typeof Environment>>;
 
 type Always = "HOST" | "WORKSPACE_PATH";
+type KeySource = (typeof KEY_SOURCES)[number];
 type Unauthenticated = { AUTH_MODE: "none"; ALLOW_UNAUTHENTICATED: "true" } & WithoutKeys & WithoutEntra;
 type Authenticated<Value> = { ALLOW_UNAUTHENTICATED?: never } & (
   | ({ AUTH_MODE: "api-key" } & WithKeys<Value> & WithoutEntra)
   | ({ AUTH_MODE: "entra" } & WithoutKeys & WithEntra<Value>)
   | ({ AUTH_MODE: "entra,api-key" } & WithKeys<Value> & WithEntra<Value>)
 );
-type WithKeys<Value> = { API_KEY_HASHES: Value };
-type WithoutKeys = { API_KEY_HASHES?: never };
+type WithKeys<Value> = Partial<Record<KeySource, Value>> &
+  (
+    | { API_KEY_HASHES: Value }
+    | { API_KEYS_FILE: Value; API_KEYS_SECRET?: never }
+    | { API_KEYS_SECRET: Value; API_KEYS_FILE?: never; KEY_VAULT_URL: Value }
+  );
+type WithoutKeys = Partial<Record<KeySource, never>>;
 type WithEntra<Value> = { ENTRA_TENANT_ID: Value; ENTRA_CLIENT_ID: Value; PUBLIC_URL: Value };
 type WithoutEntra = { ENTRA_TENANT_ID?: never; ENTRA_CLIENT_ID?: never };
 /** What only some of the ways to authenticate have, or must have. */
-type ByMode = "AUTH_MODE" | "ALLOW_UNAUTHENTICATED" | "API_KEY_HASHES" | "ENTRA_TENANT_ID" | "ENTRA_CLIENT_ID";
+type ByMode = "AUTH_MODE" | "ALLOW_UNAUTHENTICATED" | KeySource | "ENTRA_TENANT_ID" | "ENTRA_CLIENT_ID";
 
 /**
  * What a deployment gives its container: a variable that the server does not know, or one that it needs and does not

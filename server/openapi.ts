@@ -143,6 +143,11 @@ const SCHEMAS = {
     },
     required: ["jsonrpc", "id"],
   },
+  Ticket: {
+    type: "object",
+    properties: { ticket: { type: "string" }, expiresInSeconds: { type: "integer" } },
+    required: ["ticket", "expiresInSeconds"],
+  },
   Status: {
     type: "object",
     properties: { status: { enum: ["ok", "unavailable"] } },
@@ -338,7 +343,12 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
     description: "WebSocket with the sub-protocol `mcp`: one JSON-RPC message a text frame, in both directions.",
     tags: ["protocol"],
     authenticated: true,
-    parameters: [{ ...header("Sec-WebSocket-Protocol", "The sub-protocol, `mcp`"), required: true }],
+    parameters: [
+      {
+        ...header("Sec-WebSocket-Protocol", "The sub-protocol, `mcp`; in a browser, `mcp, ticket.<ticket>`"),
+        required: true,
+      },
+    ],
     responses: {
       101: { description: "The connection is open" },
       400: refusal("The handshake does not offer the sub-protocol `mcp`"),
@@ -346,6 +356,20 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
       403: refusal("A web page that may not call this server"),
       426: refusal("A request that is no WebSocket handshake"),
       503: refusal("This server takes no more connections now"),
+    },
+  },
+  "POST /mcp/ws/ticket": {
+    summary: "Get a ticket for a WebSocket",
+    description:
+      "For web pages, whose WebSocket takes no `Authorization` header. The ticket opens one connection, from the same " +
+      "origin, and only in the next seconds: offer it as the sub-protocol `ticket.<ticket>` beside `mcp`.",
+    tags: ["protocol"],
+    authenticated: true,
+    responses: {
+      200: { description: "The ticket, and how long it holds", content: json("Ticket") },
+      401: refusal("No key, or a wrong one"),
+      403: refusal("A web page that may not call this server"),
+      503: refusal("Too much to do; `Retry-After` says when to come back"),
     },
   },
   "GET /": {

@@ -2,6 +2,8 @@ import type { Config } from "../config.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import type { ApiKeys } from "./api-keys.ts";
 import type { Entra } from "./entra.ts";
+import type { Failures } from "./failures.ts";
+import type { Tickets } from "./tickets.ts";
 
 /** What a request brings along to say who sends it. */
 export interface Credentials {
@@ -34,25 +36,13 @@ export type Authenticated = { readonly caller: Caller } | { readonly refusal: Re
 /** Tells who sends a request. Synchronous for what is known already, which is nearly every request. */
 export type Authenticate = (credentials: Credentials) => Authenticated | Promise<Authenticated>;
 
-/**
- * Slows down addresses that fail again and again. Credentials that are known to be good are let through unasked, so that
- * an office behind one address works on while somebody in it fails; nobody guesses 256 bits at any speed. What is kept
- * down is what failing costs others: checks of signatures, requests for keys, lines in the audit.
- */
-export interface Failures {
-  /** Seconds to wait before an unknown credential is looked at; 0: none. */
-  mayTry(address: string): number;
-  failed(address: string): void;
-  succeeded(address: string): void;
-}
-
 interface AuthenticateOptions {
   readonly mode: Config["AUTH_MODE"];
   /** Where the mode has them. */
   readonly keys?: ApiKeys | undefined;
   /** Where the mode has it. */
   readonly entra?: Entra | undefined;
-  readonly tickets?: { redeem(ticket: string, origin?: string): Promise<Caller | undefined> } | undefined;
+  readonly tickets?: Pick<Tickets, "redeem"> | undefined;
   readonly failures?: Failures | undefined;
 }
 

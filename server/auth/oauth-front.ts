@@ -1,9 +1,9 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 import type { Config } from "../config.ts";
-import type { Failures } from "./authenticate.ts";
 import { qualified } from "./challenge.ts";
 import { isClientCallback } from "./client-callbacks.ts";
+import type { Failures } from "./failures.ts";
 import { SCOPES } from "./roles.ts";
 
 /** Everything under /oauth, for whoever routes to this server. */

@@ -5,6 +5,7 @@ import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, Fa
 import type { Authenticate, Authenticated, Credentials, Refusal } from "../auth/authenticate.ts";
 import type { Challenge } from "../auth/challenge.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
+import type { Tickets } from "../auth/tickets.ts";
 import type { Audit } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
@@ -13,7 +14,7 @@ import { createOlderHttp } from "./older-http.ts";
 import { createPlainHttp } from "./plain-http.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
 import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR } from "./refusals.ts";
-import { createWebSockets } from "./websockets.ts";
+import { createWebSockets, ticketIn } from "./websockets.ts";
 
 /** The MCP endpoint: Streamable HTTP at `/mcp` and WebSocket at `/mcp/ws`, for every version of the protocol. */
 export interface StreamableHttp {
@@ -36,6 +37,9 @@ interface StreamableHttpOptions {
   readonly protocol: Protocol;
   readonly authenticate: Authenticate;
   readonly challenge: Challenge;
+  /** Whether what a caller was let in by still holds; asked of connections that stay open. */
+  readonly stillHolds: (caller: Caller) => boolean;
+  readonly tickets: Tickets;
   readonly refuseForeign: RefuseForeign;
   readonly audit?: Pick<Audit, "decided"> | undefined;
   readonly metrics: Metrics;
@@ -51,7 +55,8 @@ const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
-  const { protocol, log, authenticate, challenge, refuseForeign, audit, metrics, bodyLimit } = options;
+  const { protocol, log, authenticate, stillHolds, tickets, challenge, refuseForeign, audit, metrics, bodyLimit } =
+    options;
   const callers = new WeakMap<FastifyRequest, Caller>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
@@ -82,7 +87,14 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   const tellIdle = () => {
     if (isIdle()) onIdle?.();
   };
-  const sockets = createWebSockets({ protocol, metrics, messageLimit: bodyLimit, onIdle: tellIdle });
+  const sockets = createWebSockets({
+    protocol,
+    metrics,
+    stillHolds,
+    tickets,
+    messageLimit: bodyLimit,
+    onIdle: tellIdle,
+  });
 
   const callerOf = (request: FastifyRequest): Caller => {
     const caller = callers.get(request);
@@ -256,13 +268,10 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   };
 }
 
-/** A browser can set no header at a WebSocket's handshake but its sub-protocols, so a ticket comes as one of them. */
-const TICKET = /(?:^|,)\s*ticket\.([\w-]+)\s*(?:,|$)/;
-
-function credentialsOf({ headers, raw, ip: address, ws }: FastifyRequest): Credentials {
-  const { authorization, origin } = headers;
-  const ticket = ws ? TICKET.exec(headers["sec-websocket-protocol"] ?? "")?.[1] : undefined;
-  return { authorization, rawHeaders: raw.rawHeaders, address, ticket, origin };
+function credentialsOf(request: FastifyRequest): Credentials {
+  const { authorization, origin } = request.headers;
+  const { rawHeaders } = request.raw;
+  return { authorization, rawHeaders, address: request.ip, ticket: ticketIn(request), origin };
 }
 
 /** Without the query, in which careless clients put secrets. */

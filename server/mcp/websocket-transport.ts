@@ -15,6 +15,7 @@ import { INVALID_REQUEST, PARSE_ERROR, TRANSPORT_ERROR } from "./refusals.ts";
 /** RFC 6455, section 7.4.1. */
 const GOING_AWAY = 1001;
 const UNSUPPORTED_DATA = 1003;
+const POLICY_VIOLATION = 1008;
 
 /** Bytes that may wait to be sent before no more is read from a client that does not read. */
 const HIGH_WATER_BYTES = 1024 * 1024;
@@ -28,6 +29,8 @@ const CLOSING_MS = 3000;
 
 /** What the transport tells of itself. */
 export interface WebSocketEvents {
+  /** Whether the client may still be here: asked for each message, and with each ping. */
+  permitted(): boolean;
   /** A request was answered, or its client cancelled it. */
   answered(method: string, seconds: number): void;
   /** Nothing is in progress any more. */
@@ -78,7 +81,7 @@ export class WebSocketTransport implements Transport {
     this.#ping = setInterval(() => {
       // Not even the answer to a ping since the last one: the client is gone, and TCP has not noticed.
       if (!this.#alive) socket.terminate();
-      else socket.ping();
+      else if (this.#isPermitted()) socket.ping();
       this.#alive = false;
     }, PING_INTERVAL_MS);
     this.#ping.unref();
@@ -108,17 +111,32 @@ export class WebSocketTransport implements Transport {
   }
 
   async close(): Promise<void> {
-    const socket = this.#socket;
-    socket.close(GOING_AWAY, "The server ends this connection.");
-    const timer = setTimeout(() => socket.terminate(), CLOSING_MS);
-    socket.once("close", () => clearTimeout(timer));
+    this.#end(GOING_AWAY, "The server ends this connection.");
   }
 
   terminate(): void {
     this.#socket.terminate();
   }
 
+  #end(code: number, reason: string): void {
+    const socket = this.#socket;
+    socket.close(code, reason);
+    const timer = setTimeout(() => socket.terminate(), CLOSING_MS);
+    socket.once("close", () => clearTimeout(timer));
+  }
+
+  /** Ends the connection when what its client was let in by holds no more. */
+  #isPermitted(): boolean {
+    if (this.#events.permitted()) return true;
+    this.#waiting.length = 0;
+    if (this.#socket.readyState === this.#socket.OPEN) {
+      this.#end(POLICY_VIOLATION, "The credential of this connection has ended; connect anew with a valid one.");
+    }
+    return false;
+  }
+
   #receive(text: string, isBinary: boolean): void {
+    if (!this.#isPermitted()) return;
     if (isBinary) {
       this.#socket.close(UNSUPPORTED_DATA, "Messages are JSON in text frames.");
       return;

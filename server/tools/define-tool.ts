@@ -10,7 +10,10 @@ import type { ClientChannel } from "./client-channel.ts";
 
 /** Who calls, as far as the server knows. */
 export interface Caller {
-  /** Stable name of the caller: `local`, `anonymous`, `key:` and the key's id, or the object id of an Entra principal. */
+  /**
+   * Stable name of the caller: `local`, `anonymous`, `key:` and the key's name, which it keeps when it is rotated (the
+   * deployment's own: its id), or the object id of an Entra principal.
+   */
   readonly subject: string;
   /** How the caller proved it. */
   readonly method: "local" | "none" | "api-key" | "entra";

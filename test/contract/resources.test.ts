@@ -141,6 +141,7 @@ describe("plan prod --json holds what the stack is made of", () => {
       "healthUrl",
       "ideConfigs",
       "image",
+      "keyRegister",
       "registryLoginServer",
       "resourceGroup",
     ]);

@@ -1,16 +1,17 @@
 import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
-import { type ApiKeys, createApiKeys } from "../../server/auth/api-keys.ts";
-import { type Authenticated, createAuthenticate, type Failures } from "../../server/auth/authenticate.ts";
+import { type ApiKeys, createKeyRing } from "../../server/auth/api-keys.ts";
+import { type Authenticated, createAuthenticate } from "../../server/auth/authenticate.ts";
 import { createChallenge } from "../../server/auth/challenge.ts";
 import type { Entra } from "../../server/auth/entra.ts";
+import type { Failures } from "../../server/auth/failures.ts";
 import type { Caller } from "../../server/tools/define-tool.ts";
 import { listening, rpc, testApp } from "./running-app.ts";
 
 const KEY = "mcp_test_first";
 const OTHER = "mcp_test_second";
 const hashOf = (key: string) => createHash("sha256").update(key).digest("hex");
-const keys: ApiKeys = createApiKeys([hashOf(KEY), hashOf(OTHER)]);
+const keys: ApiKeys = createKeyRing({ deployment: [hashOf(KEY), hashOf(OTHER)] });
 
 /** Lets an address fail twice. */
 function patience() {
