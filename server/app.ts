@@ -6,6 +6,7 @@ import { createAuthenticate } from "./auth/authenticate.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
 import { setSecurityHeaders } from "./auth/security-headers.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
+import { createLimits, type Limits } from "./limits/limits.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
@@ -18,6 +19,9 @@ import type { ResourceSource } from "./resources/resource-source.ts";
 import { createCommandRunner } from "./services/commands.ts";
 import { createIsolation, type Isolation } from "./services/isolation.ts";
 import { createRuntime, type Runtime } from "./services/runtime.ts";
+import type { SharedStore } from "./services/shared-store.ts";
+import { createMemoryStore } from "./services/shared-store-memory.ts";
+import { createRedisStore } from "./services/shared-store-redis.ts";
 import { createFileWatch } from "./services/watch.ts";
 import { openWorkspaces, type Workspaces } from "./services/workspaces.ts";
 import type { Services, Tool } from "./tools/define-tool.ts";
@@ -28,6 +32,13 @@ export interface Core {
   readonly services: Services;
   readonly metrics: Metrics;
   readonly protocol: Protocol;
+  readonly shared: Shared;
+}
+
+/** What this process has in common with the server's other replicas. */
+export interface Shared {
+  readonly store: SharedStore;
+  readonly limits: Limits;
 }
 
 /** What a server does for its callers outside its own process, and has to end before it ends itself. */
@@ -60,6 +71,7 @@ interface Served {
   readonly protocol: Protocol;
   readonly metrics: Metrics;
   readonly runtime: Runtime;
+  readonly shared: Shared;
   readonly work: Work;
   /** Details for operators. */
   details(): Promise<Record<string, unknown>>;
@@ -105,8 +117,23 @@ export async function buildCore({
   };
   const metrics = createMetrics(tools.map((tool) => tool.name));
   const resultLimit = config.RESULT_LIMIT_BYTES;
+  const shared = createShared(config, metrics, log);
   const protocol = createProtocol({ tools, prompts, sources, services, metrics, log, resultLimit });
-  return { services, metrics, protocol };
+  return { services, metrics, protocol, shared };
+}
+
+/** The store that replicas share, as far as there may be several, and the limits that are counted in it. */
+export function createShared(config: Config, metrics: Metrics, log: FastifyBaseLogger): Shared {
+  const { REDIS_HOST: host, REDIS_PORT: port, REDIS_TLS: tls, REDIS_AUTH: auth } = config;
+  const onChange = (healthy: boolean, reason: string | undefined) => {
+    metrics.limitsStoreHealthy(healthy);
+    if (healthy) log.info({ event: "redis.connected", host });
+    else log.warn({ event: "redis.lost", host, reason, limits: "each replica counts by itself" });
+  };
+  // Without Redis this process is all there is, and counts for all. With it, that has to be seen first.
+  metrics.limitsStoreHealthy(host === undefined);
+  const store = host === undefined ? createMemoryStore() : createRedisStore({ host, port, tls, auth, onChange });
+  return { store, limits: createLimits({ config, store, metrics }) };
 }
 
 /** Builds the server with its tools, listening on nothing and touching no state of the process. */
@@ -121,6 +148,7 @@ export async function buildApp(options: BuildOptions): Promise<App> {
       (error: unknown) => ({ unavailable: error instanceof Error ? error.message : String(error) }),
     ),
     workspace: await workspaces.space().catch(() => "unavailable"),
+    sharedStore: { kind: core.shared.store.kind, healthy: core.shared.store.healthy },
   });
   const listeners = await buildListeners(options, { ...core, protocol, runtime, work: commands, details });
   return { ...listeners, services };
@@ -129,13 +157,14 @@ export async function buildApp(options: BuildOptions): Promise<App> {
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
   { config, log }: Pick<BuildOptions, "config" | "log">,
-  { protocol, metrics, runtime, work, details }: Served,
+  { protocol, metrics, runtime, shared, work, details }: Served,
 ): Promise<Listeners> {
   const readiness = createReadiness();
   const mcp = createStreamableHttp({
     protocol,
     authenticate: createAuthenticate(config),
     refuseForeign: createRefuseForeign(config),
+    limits: shared.limits,
     metrics,
     log,
     bodyLimit: config.REQUEST_BODY_LIMIT_BYTES,
@@ -158,6 +187,8 @@ export async function buildListeners(
   app.get("/", async () => ({ name: runtime.name, endpoint: "/mcp", transport: "streamable-http" }));
 
   const operator = await listener(log);
+  // The operators' listener is the last to close.
+  operator.addHook("onClose", () => shared.store.close());
   await operator.register(operatorPages, { config, metrics, readiness, runtime, details });
 
   return { app, operator, readiness, mcp, work };

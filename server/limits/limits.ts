@@ -223,7 +223,7 @@ export function createLimits({ config, store, metrics, clock }: LimitsOptions): 
     request,
     admit,
     moved(caller, size) {
-      if (bytes !== undefined && !isFree(caller)) spend(namesOf(caller).bytes, bytes, size);
+      if (size > 0 && !isFree(caller)) spend(namesOf(caller).bytes, bytes, size);
     },
   };
 }

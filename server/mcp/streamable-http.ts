@@ -4,13 +4,14 @@ import { classifyInboundRequest, createMcpHandler } from "@modelcontextprotocol/
 import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Authenticate } from "../auth/authenticate.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
+import type { Limits, Verdict } from "../limits/limits.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { createListenStreams } from "./listen-streams.ts";
 import { createOlderHttp } from "./older-http.ts";
 import { createPlainHttp } from "./plain-http.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
-import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR } from "./refusals.ts";
+import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR, tooMany } from "./refusals.ts";
 import { createWebSockets } from "./websockets.ts";
 
 /** The MCP endpoint: Streamable HTTP at `/mcp` and WebSocket at `/mcp/ws`, for every version of the protocol. */
@@ -34,6 +35,7 @@ interface StreamableHttpOptions {
   readonly protocol: Protocol;
   readonly authenticate: Authenticate;
   readonly refuseForeign: RefuseForeign;
+  readonly limits: Limits;
   readonly metrics: Metrics;
   readonly log: FastifyBaseLogger;
   readonly bodyLimit: number;
@@ -47,7 +49,7 @@ const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
-  const { protocol, log, authenticate, refuseForeign, metrics, bodyLimit } = options;
+  const { protocol, log, authenticate, refuseForeign, limits, metrics, bodyLimit } = options;
   const callers = new WeakMap<FastifyRequest, Caller>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
@@ -78,7 +80,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   const tellIdle = () => {
     if (isIdle()) onIdle?.();
   };
-  const sockets = createWebSockets({ protocol, metrics, messageLimit: bodyLimit, onIdle: tellIdle });
+  const sockets = createWebSockets({ protocol, limits, metrics, messageLimit: bodyLimit, onIdle: tellIdle });
 
   const callerOf = (request: FastifyRequest): Caller => {
     const caller = callers.get(request);
@@ -86,9 +88,24 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     return caller;
   };
 
+  /** Tells of the limit, and refuses what exceeds it; gives whether the request may go on. */
+  const withinLimits = (verdict: Verdict, caller: Caller, request: FastifyRequest, reply: FastifyReply): boolean => {
+    for (const name in verdict.headers) reply.raw.setHeader(name, verdict.headers[name] ?? "");
+    if (verdict.allowed) return true;
+    const { which, what } = verdict;
+    request.log.warn({ event: "request.refused", reason: "limit", limit: what, scope: which, subject: caller.subject });
+    refuse(reply, 429, TRANSPORT_ERROR, tooMany(verdict));
+    return false;
+  };
+
   const post = async (request: FastifyRequest, reply: FastifyReply) => {
     const caller = callerOf(request);
     const { body } = request;
+    // An array of messages is as many requests as it has messages; it was counted as one when it came.
+    if (Array.isArray(body) && body.length > 1) {
+      const verdict = await limits.request(caller, body.length - 1);
+      if (!withinLimits(verdict, caller, request, reply)) return;
+    }
     // Which version a request speaks is for the SDK to tell; it is asked the same once more where it serves one.
     const { kind } = classifyInboundRequest({ httpMethod: "POST", ...protocolHeaders(request), body });
     if (kind === "legacy") return older.post(request, reply, caller);
@@ -108,13 +125,23 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     // These hooks call back: each promise would cost as much as what it waits for.
     app.addHook("onRequest", (request, reply, done) => {
       const started = performance.now();
+      const { socket } = request.raw;
+      const { bytesRead, bytesWritten } = socket;
       metrics.connectionOpened();
       // A WebSocket stays open for as long as its client likes; what is in progress on it is counted there.
       if (!request.ws) open.add(reply);
       // "close" comes after every end of an answer, a client that went away included.
       reply.raw.once("close", () => {
         metrics.connectionClosed();
+        // What goes over a WebSocket is counted there.
         if (request.ws && reply.raw.statusCode === 200) return;
+        const caller = callers.get(request);
+        if (caller !== undefined) {
+          // The socket has read most bodies with their headers, before anything is known of them; so what the request
+          // says of its length counts, where it says something.
+          const sent = Number(request.headers["content-length"] ?? socket.bytesRead - bytesRead);
+          limits.moved(caller, sent + socket.bytesWritten - bytesWritten);
+        }
         // The stream of the older protocols is no call, and stays open as long as its client likes.
         const isStream = request.method === "GET" && reply.raw.statusCode === 200;
         const method = isStream ? "subscriptions/listen" : methodOf(request.body);
@@ -155,6 +182,20 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       }
       callers.set(request, caller);
       done();
+    });
+
+    app.addHook("onRequest", (request, reply, done) => {
+      const caller = callers.get(request);
+      // What needs no caller is not counted.
+      if (caller === undefined) return done();
+      const verdict = limits.request(caller);
+      if (verdict instanceof Promise) {
+        verdict.then((known) => {
+          if (withinLimits(known, caller, request, reply)) done();
+        }, done);
+      } else if (withinLimits(verdict, caller, request, reply)) {
+        done();
+      }
     });
 
     app.route({

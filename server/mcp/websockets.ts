@@ -1,6 +1,7 @@
 import websocket from "@fastify/websocket";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import fastifyPlugin from "fastify-plugin";
+import type { Limits } from "../limits/limits.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { serveConnection } from "./connection.ts";
@@ -24,6 +25,7 @@ export interface WebSockets {
 
 interface WebSocketsOptions {
   readonly protocol: Protocol;
+  readonly limits: Limits;
   readonly metrics: Metrics;
   /** Bytes of one message; a longer one ends its connection with status 1009. */
   readonly messageLimit: number;
@@ -36,7 +38,7 @@ const SUB_PROTOCOL = "mcp";
 /** Connections at once in one process. */
 const LIMIT = 1024;
 
-export function createWebSockets({ protocol, metrics, messageLimit, onIdle }: WebSocketsOptions): WebSockets {
+export function createWebSockets({ protocol, limits, metrics, messageLimit, onIdle }: WebSocketsOptions): WebSockets {
   const open = new Map<WebSocketTransport, { end(): void }>();
   let draining = false;
 
@@ -75,7 +77,11 @@ export function createWebSockets({ protocol, metrics, messageLimit, onIdle }: We
       },
       wsHandler: (socket, request) => {
         const caller = callerOf(request);
-        const transport = new WebSocketTransport(socket, {
+        const allowance = {
+          request: () => limits.request(caller),
+          moved: (bytes: number) => limits.moved(caller, bytes),
+        };
+        const transport = new WebSocketTransport(socket, allowance, {
           answered: (method, seconds) => metrics.requestServed(method, 200, seconds),
           idle: () => {
             if (draining) connection.end();
