@@ -1,5 +1,5 @@
 import { once } from "node:events";
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { Readable } from "node:stream";
 import { describe, expect, onTestFinished, test } from "vitest";
@@ -7,6 +7,13 @@ import { ToolFailure } from "../../server/tools/define-tool.ts";
 import { fetchWithin } from "../../server/tools/upstream.ts";
 
 type Answer = [status: number, headers?: Record<string, string>, body?: string];
+
+function endWithTest(server: Server): void {
+  onTestFinished(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+}
 
 /** A service that gives those answers, one after the other, the last one again and again. */
 async function service(...answers: Answer[]) {
@@ -21,7 +28,7 @@ async function service(...answers: Answer[]) {
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
-  onTestFinished(() => void server.closeAllConnections() ?? void server.close());
+  endWithTest(server);
   return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/deployments/secret?key=hush`, bodies };
 }
 
@@ -114,7 +121,7 @@ test.each([200, 404, 500, 503])("an answer of %i that names no time is the tool'
 test("a service that never answers is one that the caller is told of", async () => {
   const server = createServer(() => {}).listen(0, "127.0.0.1");
   await once(server, "listening");
-  onTestFinished(() => void server.closeAllConnections() ?? void server.close());
+  endWithTest(server);
   const { port } = server.address() as AddressInfo;
   const { message } = await failure(fetchWithin(0.05, `http://127.0.0.1:${port}/`, call()));
   expect(message).toBe(`127.0.0.1:${port} did not answer within 0.05 seconds; call again, or ask it for less.`);
