@@ -76,8 +76,8 @@ interface Names {
   readonly caller: string;
   readonly calls: string;
   readonly bytes: string;
-  /** The tool's name goes behind it. */
-  readonly tool: string;
+  /** By tool. Kept, since a string that is put together has to be hashed anew whenever something is looked up by it. */
+  readonly tools: Map<string, string>;
 }
 const GLOBAL = "limit:global";
 
@@ -92,6 +92,8 @@ export function createLimits({ config, store, metrics, clock }: LimitsOptions): 
   const atOnce = config.CALL_CONCURRENCY || Number.POSITIVE_INFINITY;
   const allAtOnce = config.CALL_GLOBAL_CONCURRENCY || Number.POSITIVE_INFINITY;
   const policy = policyHeader(calls, bytes);
+  /** Where no calls are counted. */
+  const unlimited: Verdict = policy === "" ? UNLIMITED : { ...UNLIMITED, headers: { "ratelimit-policy": policy } };
 
   // What counts while Redis does not answer: in this process alone, so that each replica grants the whole limit.
   const local = createMemoryStore(clock);
@@ -107,8 +109,15 @@ export function createLimits({ config, store, metrics, clock }: LimitsOptions): 
     const known = names.get(caller);
     if (known !== undefined) return known;
     const id = hash("sha256", JSON.stringify([caller.tenant ?? "", caller.subject]), "hex");
-    const made = { caller: id, calls: `limit:calls:${id}`, bytes: `limit:bytes:${id}`, tool: `limit:tool:${id}:` };
+    const made = { caller: id, calls: `limit:calls:${id}`, bytes: `limit:bytes:${id}`, tools: new Map() };
     names.set(caller, made);
+    return made;
+  };
+  const toolOf = ({ caller, tools }: Names, tool: string): string => {
+    const known = tools.get(tool);
+    if (known !== undefined) return known;
+    const made = `limit:tool:${caller}:${tool}`;
+    tools.set(tool, made);
     return made;
   };
 
@@ -157,11 +166,11 @@ export function createLimits({ config, store, metrics, clock }: LimitsOptions): 
   };
 
   const allowed = (taken: Taken | undefined): Verdict => {
-    if (calls === undefined || taken === undefined) return { ...UNLIMITED, headers: policy };
+    if (calls === undefined || taken === undefined) return unlimited;
     return {
       allowed: true,
       retryAfterSeconds: 0,
-      headers: { ...policy, ratelimit: limitHeader("caller", taken, calls) },
+      headers: { "ratelimit-policy": policy, ratelimit: limitHeader("caller", taken, calls) },
     };
   };
   const refused = (
@@ -173,7 +182,7 @@ export function createLimits({ config, store, metrics, clock }: LimitsOptions): 
   ): Verdict => {
     exceeded(what, which, keys);
     const retryAfterSeconds = taken?.retryAfterSeconds ?? 1;
-    const headers: Record<string, string> = { ...policy, "retry-after": String(retryAfterSeconds) };
+    const headers: Record<string, string> = { ...unlimited.headers, "retry-after": String(retryAfterSeconds) };
     // How much of everybody's is left says what the others do, and is nobody's business.
     if (which === "caller" && taken && bucket) {
       headers.ratelimit = limitHeader(what === "bytes" ? "bytes" : "caller", taken, bucket);
@@ -215,7 +224,7 @@ export function createLimits({ config, store, metrics, clock }: LimitsOptions): 
       };
     };
     if (ofTool === undefined) return judge(undefined);
-    const taken = counted((each) => each.takeTokens(keys.tool + tool, ofTool, 1));
+    const taken = counted((each) => each.takeTokens(toolOf(keys, tool), ofTool, 1));
     return taken instanceof Promise ? taken.then(judge) : judge(taken);
   };
 
@@ -234,12 +243,12 @@ export function createLimits({ config, store, metrics, clock }: LimitsOptions): 
  * where there is none.
  */
 
-function policyHeader(calls: Bucket | undefined, bytes: Bucket | undefined): Readonly<Record<string, string>> {
+function policyHeader(calls: Bucket | undefined, bytes: Bucket | undefined): string {
   const policies = [
     calls && `"caller";q=${calls.capacity};w=${WINDOW_SECONDS}`,
     bytes && `"bytes";q=${bytes.capacity};w=${WINDOW_SECONDS};qu="content-bytes"`,
   ].filter((each) => each !== undefined);
-  return policies.length === 0 ? {} : { "ratelimit-policy": policies.join(", ") };
+  return policies.join(", ");
 }
 
 function limitHeader(name: string, { remaining }: Taken, { capacity, perSecond }: Bucket): string {

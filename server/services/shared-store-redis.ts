@@ -1,5 +1,7 @@
 import { hash } from "node:crypto";
+import { isIP } from "node:net";
 import { setTimeout } from "node:timers/promises";
+import type { TokenCredential } from "@azure/identity";
 import { type SharedStore, StoreUnavailable } from "./shared-store.ts";
 import { type Bucket, TAKE_TOKENS_SCRIPT, type Taken, taken } from "./token-bucket.ts";
 
@@ -9,6 +11,8 @@ export interface RedisOptions {
   readonly tls: boolean;
   /** `entra`: by a token of this workload's identity. `none`: Redis asks for nothing. */
   readonly auth: "entra" | "none";
+  /** Where tokens come from; by default this workload's identity in the cluster, and `az login` elsewhere. */
+  readonly credential?: TokenCredential;
   /** Told of each change: `reason` is why Redis does not answer, undefined when it does. */
   onChange(healthy: boolean, reason: string | undefined): void;
 }
@@ -24,8 +28,8 @@ const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 5000;
 /** How long Redis has to have answered for the next failure to count as the first. */
 const STEADY_AFTER_MS = 10_000;
-/** Often enough that a connection whose other end has vanished is found while nobody calls. */
-const PING_INTERVAL_MS = 10_000;
+/** Azure ends connections that nothing goes over for ten minutes. */
+const PING_INTERVAL_MS = 60_000;
 
 /** Marks this server's keys in a Redis that others use too. */
 const PREFIX = "mcp:";
@@ -135,10 +139,11 @@ async function connector({
   port,
   tls,
   auth,
+  credential,
 }: Omit<RedisOptions, "onChange">): Promise<(signal: AbortSignal) => Promise<Connection>> {
   const [{ createClient, defineScript }, credentials] = await Promise.all([
     import("redis"),
-    auth === "entra" ? entraCredentials() : undefined,
+    auth === "entra" ? entraCredentials(credential) : undefined,
   ]);
   const takeTokens = defineScript({
     SCRIPT: TAKE_TOKENS_SCRIPT,
@@ -153,7 +158,7 @@ async function connector({
     const common = { host, port, connectTimeout: CONNECT_TIMEOUT_MS, reconnectStrategy: false } as const;
     return createClient({
       // A connection that broke is replaced by a new client: its subscription to new tokens goes with it.
-      socket: tls ? { ...common, tls: true, servername: host } : common,
+      socket: tls ? { ...common, tls: true, ...(isIP(host) === 0 && { servername: host }) } : common,
       scripts: { takeTokens },
       disableOfflineQueue: true,
       pingInterval: PING_INTERVAL_MS,
@@ -203,16 +208,15 @@ async function connector({
 const REFRESH_RATIO = 0.7;
 
 /**
- * Tokens of this workload's identity (workload identity in the cluster, `az login` elsewhere), fetched anew, and sent to
- * Redis on the connection that is open, before they end (Microsoft Learn, "Use Microsoft Entra ID for cache
- * authentication"). The user name is the identity's object id, which the library reads from the token.
+ * Tokens that are fetched anew, and sent to Redis on the connection that is open, before they end (Microsoft Learn, "Use
+ * Microsoft Entra ID for cache authentication"). The user name is the identity's object id, which the library reads from
+ * the token.
  */
-async function entraCredentials() {
-  const [{ DefaultAzureCredential }, { EntraIdCredentialsProviderFactory, REDIS_SCOPE_DEFAULT }] = await Promise.all([
-    import("@azure/identity"),
+async function entraCredentials(given: TokenCredential | undefined) {
+  const [{ EntraIdCredentialsProviderFactory, REDIS_SCOPE_DEFAULT }, credential] = await Promise.all([
     import("@redis/entraid"),
+    given ?? import("@azure/identity").then(({ DefaultAzureCredential }) => new DefaultAzureCredential()),
   ]);
-  const credential = new DefaultAzureCredential();
   return () =>
     EntraIdCredentialsProviderFactory.createForDefaultAzureCredential({
       credential,
@@ -243,7 +247,9 @@ function pause(failures: number, signal: AbortSignal): Promise<void> {
 async function within<Result>(ms: number, answer: Promise<Result>): Promise<Result> {
   // The client's own time-outs are for what it has not sent yet.
   const late = Promise.withResolvers<never>();
-  const timer = globalThis.setTimeout(() => late.reject(new Error(`no answer within ${ms} ms`)), ms);
+  const expire = () => late.reject(new Error(`no answer within ${ms} ms`));
+  // Where it was this process that had no time, the answer may be here, unread: it is read before the next immediate.
+  const timer = globalThis.setTimeout(() => setImmediate(expire), ms);
   try {
     return await Promise.race([answer, late.promise]);
   } finally {

@@ -358,34 +358,40 @@ describe.skipIf(redis === undefined)("two replicas with one Redis", () => {
     return server;
   };
 
-  test("have one limit; each has its own while Redis is gone, at once, and one again when it is back", async () => {
-    if (redis === undefined) return;
-    const [one, other] = [await sharing(), await sharing()];
+  // On a machine so busy that a healthy Redis takes longer than the time-out, the numbers are others.
+  const timing = { retry: 2 };
+  test(
+    "have one limit; each has its own while Redis is gone, at once, and one again when it is back",
+    timing,
+    async () => {
+      if (redis === undefined) return;
+      const [one, other] = [await sharing(), await sharing()];
 
-    const both = await Promise.all([statuses(one, 10), statuses(other, 10)]);
-    expect(ok(both.flat())).toBe(6);
+      const both = await Promise.all([statuses(one, 10), statuses(other, 10)]);
+      expect(ok(both.flat())).toBe(6);
 
-    // It hangs: the first who asks waits for the time-out, and nobody after that.
-    redis.freeze();
-    const started = performance.now();
-    expect(ok(await statuses(one, 8))).toBe(6);
-    expect(performance.now() - started).toBeLessThan(1000);
-    expect(await isShared(one)).toBe(false);
-    redis.thaw();
-    await expect.poll(() => isShared(one)).toBe(true);
-    expect(await statuses(one, 1)).toEqual([429]);
+      // It hangs: the first who asks waits for the time-out, and nobody after that.
+      redis.freeze();
+      const started = performance.now();
+      expect(ok(await statuses(one, 8))).toBe(6);
+      expect(performance.now() - started).toBeLessThan(1000);
+      expect(await isShared(one)).toBe(false);
+      redis.thaw();
+      await expect.poll(() => isShared(one)).toBe(true);
+      expect(await statuses(one, 1)).toEqual([429]);
 
-    // It dies.
-    await redis.kill();
-    expect(ok(await statuses(other, 8))).toBe(6);
-    await expect.poll(() => isShared(one)).toBe(false);
-    await redis.start();
-    for (const each of [one, other]) await expect.poll(() => isShared(each)).toBe(true);
-    expect(ok((await Promise.all([statuses(one, 10), statuses(other, 10)])).flat())).toBe(6);
+      // It dies.
+      await redis.kill();
+      expect(ok(await statuses(other, 8))).toBe(6);
+      await expect.poll(() => isShared(one)).toBe(false);
+      await redis.start();
+      for (const each of [one, other]) await expect.poll(() => isShared(each)).toBe(true);
+      expect(ok((await Promise.all([statuses(one, 10), statuses(other, 10)])).flat())).toBe(6);
 
-    const changes = one.events().flatMap(({ event }) => (String(event).startsWith("redis.") ? [event] : []));
-    expect(changes).toEqual(["redis.connected", "redis.lost", "redis.connected", "redis.lost", "redis.connected"]);
-  });
+      const changes = one.events().flatMap(({ event }) => (String(event).startsWith("redis.") ? [event] : []));
+      expect(changes).toEqual(["redis.connected", "redis.lost", "redis.connected", "redis.lost", "redis.connected"]);
+    },
+  );
 
   test("hold messages over WebSocket to it as well", async () => {
     const server = await sharing();

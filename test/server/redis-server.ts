@@ -1,4 +1,4 @@
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, execFile, type StdioOptions, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
@@ -26,13 +26,15 @@ export interface RedisServer {
   close(): Promise<void>;
 }
 
-export async function redisServer(): Promise<RedisServer> {
+/** `more` gives what stands on its command line beside what makes it a test's. */
+export async function redisServer(more: (port: number) => readonly string[] = () => []): Promise<RedisServer> {
   const port = await freePort();
   const directory = await mkdtemp(join(tmpdir(), "mcp-redis-test-"));
   let running: ChildProcess | undefined;
   const start = async () => {
     const options = ["--port", String(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-    const child = spawn("redis-server", [...options, "--dir", directory], { stdio: ["ignore", "pipe", "ignore"] });
+    const stdio: StdioOptions = ["ignore", "pipe", "ignore"];
+    const child = spawn("redis-server", [...options, "--dir", directory, ...more(port)], { stdio });
     running = child;
     let said = "";
     for await (const chunk of child.stdout ?? []) {

@@ -1,3 +1,8 @@
+import { execFile } from "node:child_process";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { getCACertificates, setDefaultCACertificates } from "node:tls";
+import { promisify } from "node:util";
 import fc from "fast-check";
 import { createClient } from "redis";
 import { afterAll, describe, expect, onTestFinished, test } from "vitest";
@@ -6,6 +11,7 @@ import { createMemoryStore } from "../../server/services/shared-store-memory.ts"
 import { createRedisStore } from "../../server/services/shared-store-redis.ts";
 import { type Bucket, TAKE_TOKENS_SCRIPT, takeFrom, tokensAt } from "../../server/services/token-bucket.ts";
 import { noRedis, redisServer } from "./redis-server.ts";
+import { temporaryDirectory } from "./running-app.ts";
 
 /** A store, and how its time passes. */
 interface Subject {
@@ -228,5 +234,66 @@ describe.skipIf(redis === undefined)("Redis", () => {
       expect(name).toMatch(/^mcp:[\w-]{43}$/);
       expect(await client.pTTL(name)).toBeGreaterThan(0);
     }
+  });
+});
+
+describe.skipIf(redis === undefined)("Azure Managed Redis", () => {
+  const OBJECT_ID = "5c0d5c0d-0000-4000-8000-000000000001";
+  /** What Entra gives out: the library reads the identity's object id from it, and Redis takes all of it for a password. */
+  const token = (number: number) =>
+    ["{}", JSON.stringify({ oid: OBJECT_ID, number }), "signature"]
+      .map((part) => Buffer.from(part).toString("base64url"))
+      .join(".");
+
+  test("lets in this workload's identity, over TLS, and goes on with the next token before one ends", async () => {
+    const directory = await temporaryDirectory();
+    const [key, certificate] = [join(directory, "key.pem"), join(directory, "certificate.pem")];
+    const subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
+    const made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", key, "-out", certificate];
+    await promisify(execFile)("openssl", ["req", "-x509", "-nodes", "-days", "1", ...subject, ...made]);
+    const trusted = getCACertificates("default");
+    setDefaultCACertificates([...trusted, await readFile(certificate, "utf8")]);
+    onTestFinished(() => setDefaultCACertificates(trusted));
+
+    const passwords = [1, 2, 3].map((number) => `>${token(number)}`);
+    const server = await redisServer((port) => [
+      ...["--port", "0", "--tls-port", String(port)],
+      ...["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no"],
+      ...["--user", "default", "off", "--user", OBJECT_ID, "on", ...passwords, "~*", "+@all"],
+    ]);
+    onTestFinished(() => server.close());
+    const given: string[] = [];
+    const credential = {
+      async getToken(scope: string | string[]) {
+        given.push(String(scope));
+        return { token: token(given.length), expiresOnTimestamp: Date.now() + (given.length < 3 ? 300 : 3_600_000) };
+      },
+    };
+    const { promise, resolve } = Promise.withResolvers<string | undefined>();
+    const changes: boolean[] = [];
+    const store = createRedisStore({
+      host: "localhost",
+      port: server.port,
+      tls: true,
+      auth: "entra",
+      credential,
+      onChange(healthy, reason) {
+        changes.push(healthy);
+        resolve(reason);
+      },
+    });
+    onTestFinished(() => store.close());
+    expect(await promise).toBeUndefined();
+    await expect.poll(() => given.length).toBe(3);
+    expect(new Set(given)).toEqual(new Set(["https://redis.azure.com/.default"]));
+    await store.put("key", "value", 30);
+    expect(await store.take("key")).toBe("value");
+    // On one and the same connection, which has heard of both later tokens.
+    expect(changes).toEqual([true]);
+    const socket = { host: "localhost", port: server.port, tls: true } as const;
+    const client = createClient({ socket, username: OBJECT_ID, password: token(1) });
+    await client.connect();
+    onTestFinished(() => client.destroy());
+    expect(await client.info("commandstats")).toContain("cmdstat_auth:calls=2,");
   });
 });
