@@ -18,12 +18,12 @@ export interface Verdict {
   readonly what?: "calls" | "bytes";
 }
 
-/** A call of a tool that may run, until it is released; or why it may not. */
+/** A call of a tool that may run, until it is released; or why it may not. Its bytes are counted by what carries them. */
 export type Admission =
-  | { release(bytes: number): void; readonly refused?: undefined }
+  | { release(): void; readonly refused?: undefined }
   | {
       readonly refused: "tool" | "caller" | "global";
-      readonly what: "calls" | "concurrency" | "bytes";
+      readonly what: "calls" | "concurrency";
       readonly retryAfterSeconds: number;
     };
 
@@ -215,11 +215,9 @@ export function createLimits({ config, store, metrics, clock }: LimitsOptions): 
       }
       let released = false;
       return {
-        release(size) {
-          if (released) return;
+        release() {
+          if (!released) leave();
           released = true;
-          leave();
-          if (size > 0) spend(keys.bytes, bytes, size);
         },
       };
     };

@@ -13,11 +13,12 @@ export interface RedisOptions {
   readonly auth: "entra" | "none";
   /** Where tokens come from; by default this workload's identity in the cluster, and `az login` elsewhere. */
   readonly credential?: TokenCredential;
+  /** Longest that one operation waits for an answer. Default 100: where all is well, Redis takes two or three. */
+  readonly timeoutMs?: number;
   /** Told of each change: `reason` is why Redis does not answer, undefined when it does. */
   onChange(healthy: boolean, reason: string | undefined): void;
 }
 
-/** Longest that a caller waits for Redis, which answers within two or three milliseconds where all is well. */
 const COMMAND_TIMEOUT_MS = 100;
 /** Longest that a new connection may take: TCP, TLS, a token from Entra, AUTH. */
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -47,7 +48,7 @@ const stored = (key: string): string => PREFIX + hash("sha256", key, "base64url"
  * The store in Redis, Azure Managed Redis above all. It connects by itself, for as long as it takes; what it needs for
  * that is loaded here and nowhere else. A dead Redis costs one caller the time-out, and those after it nothing.
  */
-export function createRedisStore({ onChange, ...address }: RedisOptions): SharedStore {
+export function createRedisStore({ timeoutMs = COMMAND_TIMEOUT_MS, onChange, ...address }: RedisOptions): SharedStore {
   let connection: Connection | undefined;
   let told: boolean | undefined;
   const ending = new AbortController();
@@ -93,7 +94,7 @@ export function createRedisStore({ onChange, ...address }: RedisOptions): Shared
     const used = connection;
     if (used === undefined) throw new StoreUnavailable("not connected");
     try {
-      return await within(COMMAND_TIMEOUT_MS, command(used));
+      return await within(timeoutMs, command(used));
     } catch (error) {
       if (connection === used) {
         // From here on nobody waits for it any more.
@@ -114,10 +115,8 @@ export function createRedisStore({ onChange, ...address }: RedisOptions): Shared
     takeTokens: (key, bucket, count) => run((redis) => redis.take(key, bucket, count, false)),
     spendTokens: (key, bucket, count) => run((redis) => redis.take(key, bucket, count, true)).then(() => {}),
     async close() {
-      const last = connection;
       connection = undefined;
       ending.abort();
-      last?.report("closed");
       await ended;
     },
   };
@@ -140,7 +139,7 @@ async function connector({
   tls,
   auth,
   credential,
-}: Omit<RedisOptions, "onChange">): Promise<(signal: AbortSignal) => Promise<Connection>> {
+}: Omit<RedisOptions, "onChange" | "timeoutMs">): Promise<(signal: AbortSignal) => Promise<Connection>> {
   const [{ createClient, defineScript }, credentials] = await Promise.all([
     import("redis"),
     auth === "entra" ? entraCredentials(credential) : undefined,
@@ -172,17 +171,19 @@ async function connector({
     const client = makeClient();
     let failed = Promise.withResolvers<unknown>();
     const report = (error: unknown) => failed.resolve(error);
-    const destroy = () => client.destroy();
+    const destroy = () => {
+      signal.removeEventListener("abort", destroy);
+      client.destroy();
+      report("closed");
+    };
     client.on("error", report);
     client.on("end", () => report("the connection ended"));
-    signal.addEventListener("abort", destroy, { once: true });
+    signal.addEventListener("abort", destroy);
     try {
       await within(CONNECT_TIMEOUT_MS, client.connect());
     } catch (error) {
       destroy();
       throw error;
-    } finally {
-      signal.removeEventListener("abort", destroy);
     }
     return {
       async put(key, value, ttlSeconds) {

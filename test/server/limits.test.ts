@@ -140,8 +140,8 @@ describe("requests", () => {
 });
 
 describe("calls", () => {
-  const release = (admission: Admission, bytes = 0) => {
-    if (admission.refused === undefined) admission.release(bytes);
+  const release = (admission: Admission) => {
+    if (admission.refused === undefined) admission.release();
   };
 
   test("of one tool have a limit for each caller", () => {
@@ -170,13 +170,11 @@ describe("calls", () => {
     expect(admit(caller("third"), "a").refused).toBe("global");
   });
 
-  test("that a tool's limit refuses take no place, and those that end are paid for by their bytes", () => {
-    const env = { RATE_LIMIT_TOOL_PER_MINUTE: "1", CALL_CONCURRENCY: "1", RATE_LIMIT_BYTES_PER_MINUTE: "100" };
-    const { admit, request } = limitsWith(env);
-    release(admit(ANYONE, "a"), 150);
+  test("that a tool's limit refuses take no place", () => {
+    const { admit } = limitsWith({ RATE_LIMIT_TOOL_PER_MINUTE: "1", CALL_CONCURRENCY: "1" });
+    release(admit(ANYONE, "a"));
     expect(admit(ANYONE, "a").refused).toBe("tool");
     expect(admit(ANYONE, "b").refused).toBeUndefined();
-    expect(request(ANYONE)).toMatchObject({ allowed: false, what: "bytes" });
   });
 
   test("that are refused are counted by limit, scope and a hash of the caller, of so many callers and no more", async () => {
