@@ -12,6 +12,7 @@ import { createRefuseForeign } from "./auth/origin.ts";
 import { parseAccessPolicy } from "./auth/roles.ts";
 import { setSecurityHeaders } from "./auth/security-headers.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
+import { createLimits, type Limits } from "./limits/limits.ts";
 import { createCallGate } from "./mcp/call-gate.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
@@ -26,7 +27,9 @@ import type { ResourceSource } from "./resources/resource-source.ts";
 import { createCommandRunner } from "./services/commands.ts";
 import { createIsolation, type Isolation } from "./services/isolation.ts";
 import { createRuntime, type Runtime } from "./services/runtime.ts";
-import { createMemoryStore } from "./services/shared-store.ts";
+import type { SharedStore } from "./services/shared-store.ts";
+import { createMemoryStore } from "./services/shared-store-memory.ts";
+import { createRedisStore } from "./services/shared-store-redis.ts";
 import { createFileWatch } from "./services/watch.ts";
 import { openWorkspaces, type Workspaces } from "./services/workspaces.ts";
 import type { Services, Tool } from "./tools/define-tool.ts";
@@ -37,6 +40,13 @@ export interface Core {
   readonly services: Services;
   readonly metrics: Metrics;
   readonly protocol: Protocol;
+  readonly shared: Shared;
+}
+
+/** What this process has in common with the server's other replicas. */
+export interface Shared {
+  readonly store: SharedStore;
+  readonly limits: Limits;
 }
 
 /** What a server does for its callers outside its own process, and has to end before it ends itself. */
@@ -69,6 +79,7 @@ interface Served {
   readonly protocol: Protocol;
   readonly metrics: Metrics;
   readonly runtime: Runtime;
+  readonly shared: Shared;
   readonly work: Work;
   /** Details for operators. */
   details(): Promise<Record<string, unknown>>;
@@ -122,13 +133,29 @@ export async function buildCore({
   };
   const metrics = createMetrics(tools.map((tool) => tool.name));
   const resultLimit = config.RESULT_LIMIT_BYTES;
+  const shared = createShared(config, metrics, log);
   const gate = createCallGate({
     tools,
     policy: parseAccessPolicy(config.ACCESS_POLICY),
     facetContext: { shell: config.COMMAND_SHELL },
+    limits: shared.limits,
   });
   const protocol = createProtocol({ tools, gate, prompts, sources, services, metrics, log, resultLimit });
-  return { services, metrics, protocol };
+  return { services, metrics, protocol, shared };
+}
+
+/** The store that replicas share, as far as there may be several, and the limits that are counted in it. */
+export function createShared(config: Config, metrics: Metrics, log: FastifyBaseLogger): Shared {
+  const { REDIS_HOST: host, REDIS_PORT: port, REDIS_TLS: tls, REDIS_AUTH: auth } = config;
+  const onChange = (healthy: boolean, reason: string | undefined) => {
+    metrics.limitsStoreHealthy(healthy);
+    if (healthy) log.info({ event: "redis.connected", host });
+    else log.warn({ event: "redis.lost", host, reason, limits: "each replica counts by itself" });
+  };
+  // Without Redis this process is all there is, and counts for all. With it, that has to be seen first.
+  metrics.limitsStoreHealthy(host === undefined);
+  const store = host === undefined ? createMemoryStore() : createRedisStore({ host, port, tls, auth, onChange });
+  return { store, limits: createLimits({ config, store, metrics }) };
 }
 
 /** Builds the server with its tools, listening on nothing and touching no state of the process. */
@@ -143,6 +170,7 @@ export async function buildApp(options: BuildOptions): Promise<App> {
       (error: unknown) => ({ unavailable: error instanceof Error ? error.message : String(error) }),
     ),
     workspace: await workspaces.space().catch(() => "unavailable"),
+    sharedStore: { kind: core.shared.store.kind, healthy: core.shared.store.healthy },
   });
   const listeners = await buildListeners(options, { ...core, protocol, runtime, work: commands, details });
   return { ...listeners, services };
@@ -151,11 +179,11 @@ export async function buildApp(options: BuildOptions): Promise<App> {
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
   options: Pick<BuildOptions, "config" | "log" | "audit" | "failures" | "now" | "authenticate">,
-  { protocol, metrics, runtime, work, details }: Served,
+  { protocol, metrics, runtime, shared, work, details }: Served,
 ): Promise<Listeners> {
   const { config, log, audit, failures, now } = options;
   const readiness = createReadiness();
-  const identity = await createIdentity({ config, log, store: createMemoryStore(), failures, now });
+  const identity = await createIdentity({ config, log, store: shared.store, failures, now });
   const mcp = createStreamableHttp({
     protocol,
     authenticate: options.authenticate ?? identity.authenticate,
@@ -164,6 +192,7 @@ export async function buildListeners(
     challenge: createChallenge(config),
     refuseForeign: createRefuseForeign(config),
     audit,
+    limits: shared.limits,
     metrics,
     log,
     bodyLimit: config.REQUEST_BODY_LIMIT_BYTES,
@@ -192,6 +221,8 @@ export async function buildListeners(
   app.get("/", async () => ({ name: runtime.name, endpoint: "/mcp", transport: "streamable-http" }));
 
   const operator = await listener(log);
+  // The operators' listener is the last to close.
+  operator.addHook("onClose", () => shared.store.close());
   await operator.register(operatorPages, { config, metrics, readiness, runtime, details });
 
   return { app, operator, readiness, mcp, work };

@@ -99,6 +99,9 @@ const wholeNumber = (min: number, max: number, unit = "") => {
     .refine((value) => value >= min && value <= max, mend);
 };
 
+/** Far above what one process can serve. */
+const MOST_A_MINUTE = 1_000_000_000;
+
 const flag = z.enum(["true", "false"], { error: "must be true or false" }).transform((value) => value === "true");
 
 const withinLimit = (name: LimitName) => wholeNumber(LIMITS[name].min, LIMITS[name].max, LIMITS[name].unit);
@@ -363,8 +366,31 @@ const variables = {
   REDIS_HOST: optional(
     text("must be a host name or an IP address, without a scheme or port", (value) => ADDRESS.test(value)),
   ),
-  /** Redis port, TLS. Default 10000, Azure Managed Redis's. */
+  /** Redis port. Default 10000, Azure Managed Redis's. */
   REDIS_PORT: withDefault(wholeNumber(1, 65_535), "10000"),
+  /**
+   * How the server proves itself to Redis. `entra`: by its workload's identity, as Azure Managed Redis wants it. `none`:
+   * not at all, for a Redis of one's own. Default entra.
+   */
+  REDIS_AUTH: withDefault(z.enum(["entra", "none"], { error: "must be entra or none" }), "entra"),
+  /** `false` speaks to Redis in the clear, for one of one's own on this machine. Default true. */
+  REDIS_TLS: withDefault(flag, "true"),
+  /**
+   * Requests a minute of one caller, on all replicas together; 0 for no limit, here and below. Default 600. Who was
+   * quiet may send a minute's worth at once, and more as it fills up again, evenly. Callers are counted by tenant and
+   * subject. The local user is not limited: over stdio, and without authentication on loopback.
+   */
+  RATE_LIMIT_PER_MINUTE: withDefault(wholeNumber(0, MOST_A_MINUTE), "600"),
+  /** Calls a minute of one tool by one caller. Default 300. */
+  RATE_LIMIT_TOOL_PER_MINUTE: withDefault(wholeNumber(0, MOST_A_MINUTE), "300"),
+  /** Requests a minute of all callers together. Default 6000. */
+  RATE_LIMIT_GLOBAL_PER_MINUTE: withDefault(wholeNumber(0, MOST_A_MINUTE), "6000"),
+  /** Bytes a minute of one caller, requests and answers together. Default 67108864 (64 MiB). */
+  RATE_LIMIT_BYTES_PER_MINUTE: withDefault(wholeNumber(0, 1024 * GIBIBYTE, "(bytes)"), String(64 * MEBIBYTE)),
+  /** Tool calls of one caller at once in one process. Default 16. */
+  CALL_CONCURRENCY: withDefault(wholeNumber(0, 65_536), "16"),
+  /** Tool calls of all callers at once in one process. Default 256. */
+  CALL_GLOBAL_CONCURRENCY: withDefault(wholeNumber(0, 65_536), "256"),
   /** Where telemetry goes. Never printed, though Azure does not call it a secret. */
   APPLICATIONINSIGHTS_CONNECTION_STRING: optional(
     text("must be an Application Insights connection string, with its InstrumentationKey", (value) =>
@@ -476,6 +502,10 @@ export const Environment = z
   .refine(
     (env) => (env.JOBS_TABLE_ENDPOINT === undefined) === (env.JOBS_TABLE_NAME === undefined),
     rule("JOBS_TABLE_NAME", "must be set together with JOBS_TABLE_ENDPOINT, or neither"),
+  )
+  .refine(
+    (env) => env.REDIS_AUTH !== "entra" || env.REDIS_TLS !== false,
+    rule("REDIS_TLS", "must be true with REDIS_AUTH=entra, since a token is no thing to send in the clear"),
   )
   .transform((env) => ({
     ...env,

@@ -1,4 +1,4 @@
-import { buildListeners, packageVersion } from "./app.ts";
+import { buildListeners, createShared, packageVersion } from "./app.ts";
 import { parseAccessPolicy, policyFault } from "./auth/roles.ts";
 import { readArguments, type ServeArguments, UsageError } from "./proxy/arguments.ts";
 import { createStdioProxy } from "./proxy/stdio-proxy.ts";
@@ -18,7 +18,7 @@ await run(async (config, log) => {
   }
   const proxy = await createStdioProxy({ ...options, name: config.MCP_SERVER_NAME, version: packageVersion(), log });
   return {
-    listeners: await buildListeners({ config, log }, proxy),
+    listeners: await buildListeners({ config, log }, { ...proxy, shared: createShared(config, proxy.metrics, log) }),
     facts: { command: options.command.program, server: proxy.description().info.name },
   };
 });

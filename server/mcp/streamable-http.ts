@@ -6,6 +6,7 @@ import type { Authenticate, Authenticated, Credentials, Refusal } from "../auth/
 import type { Challenge } from "../auth/challenge.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
 import type { Tickets } from "../auth/tickets.ts";
+import type { Limits, Verdict } from "../limits/limits.ts";
 import type { Audit } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
@@ -13,7 +14,7 @@ import { createListenStreams } from "./listen-streams.ts";
 import { createOlderHttp } from "./older-http.ts";
 import { createPlainHttp } from "./plain-http.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
-import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR } from "./refusals.ts";
+import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR, tooMany } from "./refusals.ts";
 import { createWebSockets, ticketIn } from "./websockets.ts";
 
 /** The MCP endpoint: Streamable HTTP at `/mcp` and WebSocket at `/mcp/ws`, for every version of the protocol. */
@@ -42,6 +43,7 @@ interface StreamableHttpOptions {
   readonly tickets: Tickets;
   readonly refuseForeign: RefuseForeign;
   readonly audit?: Pick<Audit, "decided"> | undefined;
+  readonly limits: Limits;
   readonly metrics: Metrics;
   readonly log: FastifyBaseLogger;
   readonly bodyLimit: number;
@@ -55,8 +57,8 @@ const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
-  const { protocol, log, authenticate, stillHolds, tickets, challenge, refuseForeign, audit, metrics, bodyLimit } =
-    options;
+  const { protocol, log, authenticate, stillHolds, tickets, challenge, refuseForeign } = options;
+  const { audit, limits, metrics, bodyLimit } = options;
   const callers = new WeakMap<FastifyRequest, Caller>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
@@ -89,6 +91,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   };
   const sockets = createWebSockets({
     protocol,
+    limits,
     metrics,
     stillHolds,
     tickets,
@@ -124,9 +127,33 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     refuse(reply, status, TRANSPORT_ERROR, challenge.message(refusal));
   };
 
+  /** Tells of the limit, and refuses what exceeds it; gives whether the request may go on. */
+  const withinLimits = (verdict: Verdict, caller: Caller, request: FastifyRequest, reply: FastifyReply): boolean => {
+    for (const name in verdict.headers) reply.raw.setHeader(name, verdict.headers[name] ?? "");
+    if (verdict.allowed) return true;
+    const { which, what } = verdict;
+    request.log.warn({ event: "request.refused", reason: "limit", limit: what, scope: which, subject: caller.subject });
+    const { ip: address, method } = request;
+    audit?.decided({
+      decision: "refused",
+      reason: `limit:${which}:${what}`,
+      caller,
+      address,
+      method,
+      path: pathOf(request),
+    });
+    refuse(reply, 429, TRANSPORT_ERROR, tooMany(verdict));
+    return false;
+  };
+
   const post = async (request: FastifyRequest, reply: FastifyReply) => {
     const caller = callerOf(request);
     const { body } = request;
+    // An array of messages is as many requests as it has messages; it was counted as one when it came.
+    if (Array.isArray(body) && body.length > 1) {
+      const verdict = await limits.request(caller, body.length - 1);
+      if (!withinLimits(verdict, caller, request, reply)) return;
+    }
     // Which version a request speaks is for the SDK to tell; it is asked the same once more where it serves one.
     const { kind } = classifyInboundRequest({ httpMethod: "POST", ...protocolHeaders(request), body });
     if (kind === "legacy") return older.post(request, reply, caller);
@@ -146,13 +173,23 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     // These hooks call back: each promise would cost as much as what it waits for.
     app.addHook("onRequest", (request, reply, done) => {
       const started = performance.now();
+      const { socket } = request.raw;
+      const { bytesRead, bytesWritten } = socket;
       metrics.connectionOpened();
       // A WebSocket stays open for as long as its client likes; what is in progress on it is counted there.
       if (!request.ws) open.add(reply);
       // "close" comes after every end of an answer, a client that went away included.
       reply.raw.once("close", () => {
         metrics.connectionClosed();
+        // What goes over a WebSocket is counted there.
         if (request.ws && reply.raw.statusCode === 200) return;
+        const caller = callers.get(request);
+        if (caller !== undefined) {
+          // The socket has read most bodies with their headers, before anything is known of them; so what the request
+          // says of its length counts, where it says something.
+          const sent = Number(request.headers["content-length"] ?? socket.bytesRead - bytesRead);
+          limits.moved(caller, sent + socket.bytesWritten - bytesWritten);
+        }
         // The stream of the older protocols is no call, and stays open as long as its client likes.
         const isStream = request.method === "GET" && reply.raw.statusCode === 200;
         const method = isStream ? "subscriptions/listen" : methodOf(request.body);
@@ -194,6 +231,20 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       const outcome = authenticate(credentialsOf(request));
       if (outcome instanceof Promise) outcome.then(settle, done);
       else settle(outcome);
+    });
+
+    app.addHook("onRequest", (request, reply, done) => {
+      const caller = callers.get(request);
+      // What needs no caller is not counted.
+      if (caller === undefined) return done();
+      const verdict = limits.request(caller);
+      if (verdict instanceof Promise) {
+        verdict.then((known) => {
+          if (withinLimits(known, caller, request, reply)) done();
+        }, done);
+      } else if (withinLimits(verdict, caller, request, reply)) {
+        done();
+      }
     });
 
     app.route({

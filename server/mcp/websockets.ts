@@ -2,6 +2,7 @@ import websocket from "@fastify/websocket";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import fastifyPlugin from "fastify-plugin";
 import { TICKET_SECONDS, type Tickets } from "../auth/tickets.ts";
+import type { Limits } from "../limits/limits.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { serveConnection } from "./connection.ts";
@@ -26,6 +27,7 @@ export interface WebSockets {
 
 interface WebSocketsOptions {
   readonly protocol: Protocol;
+  readonly limits: Limits;
   readonly metrics: Metrics;
   /** Whether what a caller was let in by still holds. */
   readonly stillHolds: (caller: Caller) => boolean;
@@ -60,6 +62,7 @@ const offeredBy = ({ headers }: FastifyRequest): string[] =>
 
 export function createWebSockets({
   protocol,
+  limits,
   metrics,
   stillHolds,
   tickets,
@@ -109,7 +112,11 @@ export function createWebSockets({
       },
       wsHandler: (socket, request) => {
         const caller = callerOf(request);
-        const transport = new WebSocketTransport(socket, {
+        const allowance = {
+          request: () => limits.request(caller),
+          moved: (bytes: number) => limits.moved(caller, bytes),
+        };
+        const transport = new WebSocketTransport(socket, allowance, {
           permitted: () => stillHolds(caller),
           answered: (method, seconds) => metrics.requestServed(method, 200, seconds),
           idle: () => {

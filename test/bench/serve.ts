@@ -45,6 +45,13 @@ const servers: Record<string, () => Promise<number>> = {
       WORKSPACE_PATH: join(tmpdir(), "bench-workspace"),
       AUTH_MODE: "api-key",
       API_KEY_HASHES: `sha256:${createHash("sha256").update(KEY).digest("hex")}`,
+      // On, and never reached.
+      RATE_LIMIT_PER_MINUTE: "1000000000",
+      RATE_LIMIT_TOOL_PER_MINUTE: "1000000000",
+      RATE_LIMIT_GLOBAL_PER_MINUTE: "1000000000",
+      RATE_LIMIT_BYTES_PER_MINUTE: String(1024 ** 4),
+      CALL_CONCURRENCY: "10000",
+      CALL_GLOBAL_CONCURRENCY: "10000",
     });
     const echo = defineTool({
       name: "echo",

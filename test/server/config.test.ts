@@ -243,6 +243,10 @@ describe("a wrong value is refused with its name, its value and what to do", () 
       "SERVICE_BUS_QUEUE must be set together with SERVICE_BUS_NAMESPACE",
     ],
     [{ JOBS_TABLE_NAME: "jobs" }, 'JOBS_TABLE_NAME="jobs" must be set together with JOBS_TABLE_ENDPOINT'],
+    [{ REDIS_AUTH: "password" }, 'REDIS_AUTH="password" must be entra or none'],
+    [{ REDIS_TLS: "false" }, 'REDIS_TLS="false" must be true with REDIS_AUTH=entra'],
+    [{ RATE_LIMIT_PER_MINUTE: "-1" }, 'RATE_LIMIT_PER_MINUTE="-1" must be a whole number from 0'],
+    [{ CALL_CONCURRENCY: "many" }, 'CALL_CONCURRENCY="many" must be a whole number from 0 to 65536'],
     [{ REDIS_PORT: "0" }, 'REDIS_PORT="0" must be a whole number from 1 to 65535'],
     [{ APPLICATIONINSIGHTS_CONNECTION_STRING: "secret" }, "must be an Application Insights connection string"],
   ])("%j", (env, sentence) => {

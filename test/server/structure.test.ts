@@ -17,7 +17,7 @@ const LEVELS: [RegExp, number][] = [
   [/^(config|icons)\.ts$/, 0],
   [/^services\//, 1],
   [/^(tools|prompts|resources)\//, 2],
-  [/^(auth|observability|mcp|proxy)\//, 3],
+  [/^(auth|limits|observability|mcp|proxy)\//, 3],
   [/^(app|openapi)\.ts$/, 4],
   [/^(main|http|stdio|serve-stdio|worker|run|shutdown)\.ts$/, 5],
 ];

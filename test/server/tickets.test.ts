@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { createTickets } from "../../server/auth/tickets.ts";
-import { createMemoryStore } from "../../server/services/shared-store.ts";
+import { createMemoryStore } from "../../server/services/shared-store-memory.ts";
 import type { Caller } from "../../server/tools/define-tool.ts";
 import { listening, type TestApp, testApp } from "./running-app.ts";
 import { websocketUrl } from "./websocket-client.ts";
