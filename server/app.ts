@@ -8,7 +8,9 @@ import { setSecurityHeaders } from "./auth/security-headers.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
+import { type Audit, createAudit } from "./observability/audit.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
+import type { LineWriter } from "./observability/line-writer.ts";
 import { createMetrics, type Metrics } from "./observability/metrics.ts";
 import { registerOpenapi } from "./openapi.ts";
 import type { Prompt } from "./prompts/define-prompt.ts";
@@ -27,6 +29,7 @@ import { tools as allTools } from "./tools/index.ts";
 export interface Core {
   readonly services: Services;
   readonly metrics: Metrics;
+  readonly audit: Audit;
   readonly protocol: Protocol;
 }
 
@@ -49,6 +52,8 @@ export interface Listeners {
   readonly readiness: Readiness;
   readonly mcp: StreamableHttp;
   readonly work: Work;
+  /** Ended when nothing more can happen. */
+  readonly audit: Audit;
 }
 
 export interface App extends Listeners {
@@ -61,6 +66,7 @@ interface Served {
   readonly metrics: Metrics;
   readonly runtime: Runtime;
   readonly work: Work;
+  readonly audit: Audit;
   /** Details for operators. */
   details(): Promise<Record<string, unknown>>;
 }
@@ -68,6 +74,8 @@ interface Served {
 interface BuildOptions {
   readonly config: Config;
   readonly log: FastifyBaseLogger;
+  /** The standard stream that the log goes to; the audit trail goes there, too. */
+  readonly stream?: LineWriter;
   /** Others than the server's own, for tests. */
   readonly tools?: readonly Tool[];
   readonly prompts?: readonly Prompt[];
@@ -84,6 +92,7 @@ const KEEP_ALIVE_TIMEOUT_MS = 75_000;
 export async function buildCore({
   config,
   log,
+  stream,
   tools = allTools,
   prompts = allPrompts,
   sources = resourceSources(createFileWatch()),
@@ -104,9 +113,10 @@ export async function buildCore({
     runtime,
   };
   const metrics = createMetrics(tools.map((tool) => tool.name));
+  const audit = createAudit({ config, log, metrics, version: packageVersion(), stream });
   const resultLimit = config.RESULT_LIMIT_BYTES;
   const protocol = createProtocol({ tools, prompts, sources, services, metrics, log, resultLimit });
-  return { services, metrics, protocol };
+  return { services, metrics, audit, protocol };
 }
 
 /** Builds the server with its tools, listening on nothing and touching no state of the process. */
@@ -129,7 +139,7 @@ export async function buildApp(options: BuildOptions): Promise<App> {
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
   { config, log }: Pick<BuildOptions, "config" | "log">,
-  { protocol, metrics, runtime, work, details }: Served,
+  { protocol, metrics, runtime, work, audit, details }: Served,
 ): Promise<Listeners> {
   const readiness = createReadiness();
   const mcp = createStreamableHttp({
@@ -158,9 +168,15 @@ export async function buildListeners(
   app.get("/", async () => ({ name: runtime.name, endpoint: "/mcp", transport: "streamable-http" }));
 
   const operator = await listener(log);
-  await operator.register(operatorPages, { config, metrics, readiness, runtime, details });
+  await operator.register(operatorPages, {
+    config,
+    metrics,
+    readiness,
+    runtime,
+    details: async () => ({ audit: audit.details(), ...(await details()) }),
+  });
 
-  return { app, operator, readiness, mcp, work };
+  return { app, operator, readiness, mcp, work, audit };
 }
 
 /** What a caller's own workspace may hold, unless the configuration says otherwise. */
@@ -193,12 +209,15 @@ async function openConfiguredWorkspaces(config: Config, log: FastifyBaseLogger):
 
 /** Finds out what keeps commands apart here, and says so in the log. */
 function findIsolation(config: Config, { root }: Workspaces, log: FastifyBaseLogger): Promise<Isolation> {
-  const token = process.env.AZURE_FEDERATED_TOKEN_FILE;
+  // Directories of files that no command may read. Devices are everybody's.
+  const ownFiles = [process.env.AZURE_FEDERATED_TOKEN_FILE, config.AUDIT_FILE].flatMap((file) => {
+    return file === undefined || file.startsWith("/dev/") ? [] : [dirname(file)];
+  });
   const isolation = createIsolation({
     mode: config.COMMAND_ISOLATION,
     network: config.COMMAND_NETWORK,
     workspaces: root,
-    hidden: [...config.COMMAND_HIDDEN_PATHS, ...(token === undefined ? [] : [dirname(token)])],
+    hidden: [...config.COMMAND_HIDDEN_PATHS, ...ownFiles],
     programs: config.COMMAND_ALLOWED_PROGRAMS,
   });
   isolation.then(

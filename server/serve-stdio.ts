@@ -1,4 +1,5 @@
 import { buildListeners, packageVersion } from "./app.ts";
+import { createAudit } from "./observability/audit.ts";
 import { readArguments, type ServeArguments, UsageError } from "./proxy/arguments.ts";
 import { createStdioProxy } from "./proxy/stdio-proxy.ts";
 import { run } from "./run.ts";
@@ -11,10 +12,12 @@ import { run } from "./run.ts";
 
 const options = readOptions();
 
-await run(async (config, log) => {
-  const proxy = await createStdioProxy({ ...options, name: config.MCP_SERVER_NAME, version: packageVersion(), log });
+await run(async (config, log, stream) => {
+  const version = packageVersion();
+  const proxy = await createStdioProxy({ ...options, name: config.MCP_SERVER_NAME, version, log });
+  const audit = createAudit({ config, log, metrics: proxy.metrics, version, stream });
   return {
-    listeners: await buildListeners({ config, log }, proxy),
+    listeners: await buildListeners({ config, log }, { ...proxy, audit }),
     facts: { command: options.command.program, server: proxy.description().info.name },
   };
 });
