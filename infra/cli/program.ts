@@ -1,4 +1,5 @@
 import { Command, CommanderError } from "commander";
+import { auditCommand } from "./audit.ts";
 import { bridgeCommand } from "./bridge.ts";
 import { CliError, EXIT } from "./cli-error.ts";
 import { connectCommand } from "./connect.ts";
@@ -33,6 +34,7 @@ Examples:
   npm run new:tool -- NAME          the start of a new tool, its test included
   npx mcp-aks bridge URL            a server on HTTP, for a client that only speaks stdio
   npx mcp-aks serve --stdio COMMAND a server on stdio, for clients on HTTP
+  npx mcp-aks audit verify FILE     whether an audit trail is as it was written
 
 Exit codes: 0 done, 1 failed (the message says why), 2 the command line asks for something that does not exist.
 None of these needs an account; the real thing is: pulumi up -s <stack>`,
@@ -45,11 +47,14 @@ None of these needs an account; the real thing is: pulumi up -s <stack>`,
     bridgeCommand,
     serveCommand,
     newToolCommand,
+    auditCommand,
   ]) {
     const built = command(terminal).copyInheritedSettings(program);
+    const nested = built.commands.map((each) => each.copyInheritedSettings(built));
     // People type `npm run plan -- --verbose`, so every command takes it.
-    if (!built.options.some((option) => option.long === "--verbose")) {
-      built.option("--verbose", "show stack traces of failures (so does DEBUG=1)");
+    for (const each of [built, ...nested]) {
+      if (each.options.some((option) => option.long === "--verbose")) continue;
+      each.option("--verbose", "show stack traces of failures (so does DEBUG=1)");
     }
     program.addCommand(built);
   }

@@ -86,7 +86,7 @@ const NAMES = [
   /pass(?:wor[dt]|wd|phrase|code)/,
   /(?<![A-Za-z])(?:pass|pwd|pat|sas|auth|creds?)/,
   /secret(?:[_ -]?(?:access[_-]?)?(?:key|value|string|text))?/,
-  "token",
+  /token/,
   /credentials?/,
   /(?:api|access|account|shared|sharedaccess|private|signing|encryption|primary|secondary|master|admin|function|host|subscription|storage|instrumentation|license|auth)[_-]?(?:access[_-]?)?key/,
   /connection[_-]?string/,
@@ -97,7 +97,7 @@ const NAMES = [
   .map(({ source }) => source)
   .join("|");
 
-const SECRET_NAME = new RegExp(String.raw`(?:${NAMES}|^authorization|cookie)$`, "i");
+const SECRET_NAME = new RegExp(`(?:${NAMES}|^authorization|cookie)$`, "i");
 
 /** Whether what goes by this name is a secret, whatever it looks like. */
 export const isSecretName = (name: string) => SECRET_NAME.test(name);
