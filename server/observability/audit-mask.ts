@@ -105,9 +105,9 @@ export const isSecretName = (name: string) => SECRET_NAME.test(name);
 /** A value: quoted, quoted inside of a JSON string, or up to where a URL, a connection string or a word ends. */
 const VALUE = String.raw`(?:"[^"\r\n]*"?|'[^'\r\n]*'?|\\{1,3}"[^"\r\n]*"?|[^\s;&"'\\][^\s;&]*)`;
 
-/** `name=value`, `"name": "value"`, `name => value`, and `name%3Dvalue` where it was encoded for a URL. */
+/** `name=value`, `"name": "value"`, `name => value`, `name := value`, and `name%3Dvalue` where it was encoded for a URL. */
 const NAMED_VALUE = new RegExp(
-  String.raw`((?:${NAMES})\\{0,3}["']?\]?\s{0,4}(?:[:=]>?|%3[ad]|:=)\s{0,4})${VALUE}`,
+  String.raw`((?:${NAMES})\\{0,3}["']?\]?\s{0,4}(?:[:=]{1,3}>?|%3[ad])\s{0,4})${VALUE}`,
   "gi",
 );
 

@@ -119,7 +119,8 @@ export function createLineWriter(descriptor: number): LineWriter {
       flush();
       // A line of which the old descriptor has a part begins anew in the other.
       if (begun !== undefined) {
-        waiting = begun.bytes.toString("utf8", begun.bytes.lastIndexOf("\n", begun.at - 1) + 1) + waiting;
+        const start = begun.bytes.subarray(0, begun.at).lastIndexOf("\n") + 1;
+        waiting = begun.bytes.toString("utf8", start) + waiting;
         begun = undefined;
       }
       to = next;

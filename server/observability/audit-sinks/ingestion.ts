@@ -148,7 +148,7 @@ export function createIngestionSink(
   };
 
   const flush = async (withinMs: number) => {
-    const patience = AbortSignal.timeout(withinMs);
+    const patience = AbortSignal.timeout(Math.ceil(withinMs));
     flushing = true;
     // Whatever it waits for, the time is short now.
     failures = 0;
