@@ -67,6 +67,17 @@ const TOKENS = new RegExp(
     /xapp-\d-[\w-]{10,}/,
     /hooks\.slack\.com\/(?:services|workflows)\/[\w/]+/,
     /AGE-SECRET-KEY-1[A-Z0-9]{20,}/,
+  ]
+    .map(({ source }) => source)
+    .join("|"),
+  "g",
+);
+
+/** What the keys below have inside or at their end, to look for first: their beginnings are any characters. */
+const INNER = /Q~|Az(?:Fu|Se|Ca)|JQQJ99|==/;
+
+const INNER_TOKENS = new RegExp(
+  [
     // Entra application secrets; Azure's keys with a signature inside (Functions, Search, Redis, API keys of AI services).
     /[\w~.-]{3}\dQ~[\w~.-]{31,}/,
     /[\w/+-]{44}AzFu[\w/+-]{5}[AQgw](?:==)?/,
@@ -149,6 +160,7 @@ function withoutSecrets(text: string): string {
   if (masked.includes("-----BEGIN")) masked = masked.replace(PRIVATE_KEY, SECRET);
   if (masked.includes("://")) masked = masked.replace(URL_CREDENTIALS, `://${SECRET}@`);
   masked = masked.replace(TOKENS, SECRET);
+  if (INNER.test(masked)) masked = masked.replace(INNER_TOKENS, SECRET);
   // What follows stands behind a name and a sign, or behind a word.
   if (/[:=]|%3/.test(masked)) {
     masked = masked
