@@ -16,8 +16,9 @@ import { createLimits, type Limits } from "./limits/limits.ts";
 import { createCallGate } from "./mcp/call-gate.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
-import type { Audit } from "./observability/audit.ts";
+import { type Audit, createAudit } from "./observability/audit.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
+import type { LineWriter } from "./observability/line-writer.ts";
 import { createMetrics, type Metrics } from "./observability/metrics.ts";
 import { registerOpenapi } from "./openapi.ts";
 import type { Prompt } from "./prompts/define-prompt.ts";
@@ -39,6 +40,7 @@ import { tools as allTools } from "./tools/index.ts";
 export interface Core {
   readonly services: Services;
   readonly metrics: Metrics;
+  readonly audit: Audit;
   readonly protocol: Protocol;
   readonly shared: Shared;
 }
@@ -68,6 +70,8 @@ export interface Listeners {
   readonly readiness: Readiness;
   readonly mcp: StreamableHttp;
   readonly work: Work;
+  /** Ended when nothing more can happen. */
+  readonly audit: Audit;
 }
 
 export interface App extends Listeners {
@@ -81,6 +85,7 @@ interface Served {
   readonly runtime: Runtime;
   readonly shared: Shared;
   readonly work: Work;
+  readonly audit: Audit;
   /** Details for operators. */
   details(): Promise<Record<string, unknown>>;
 }
@@ -88,12 +93,14 @@ interface Served {
 interface BuildOptions {
   readonly config: Config;
   readonly log: FastifyBaseLogger;
-  /** Where decisions against a request are put on record. */
+  /** Where decisions against a request are put on record in place of the audit trail, for tests. */
   readonly audit?: Pick<Audit, "decided">;
   /** What slows down addresses that fail again and again. */
   readonly failures?: Failures;
   /** Milliseconds since 1970, by which tokens are judged; the machine's clock by default. */
   readonly now?: () => number;
+  /** The standard stream that the log goes to; the audit trail goes there, too. */
+  readonly stream?: LineWriter;
   /** Others than the server's own, for tests. */
   readonly tools?: readonly Tool[];
   readonly prompts?: readonly Prompt[];
@@ -112,6 +119,7 @@ const KEEP_ALIVE_TIMEOUT_MS = 75_000;
 export async function buildCore({
   config,
   log,
+  stream,
   tools = allTools,
   prompts = allPrompts,
   sources = resourceSources(createFileWatch()),
@@ -132,6 +140,7 @@ export async function buildCore({
     runtime,
   };
   const metrics = createMetrics(tools.map((tool) => tool.name));
+  const audit = createAudit({ config, log, metrics, version: packageVersion(), stream });
   const resultLimit = config.RESULT_LIMIT_BYTES;
   const shared = createShared(config, metrics, log);
   const gate = createCallGate({
@@ -139,9 +148,10 @@ export async function buildCore({
     policy: parseAccessPolicy(config.ACCESS_POLICY),
     facetContext: { shell: config.COMMAND_SHELL },
     limits: shared.limits,
+    audit,
   });
   const protocol = createProtocol({ tools, gate, prompts, sources, services, metrics, log, resultLimit });
-  return { services, metrics, protocol, shared };
+  return { services, metrics, audit, protocol, shared };
 }
 
 /** The store that replicas share, as far as there may be several, and the limits that are counted in it. */
@@ -179,9 +189,9 @@ export async function buildApp(options: BuildOptions): Promise<App> {
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
   options: Pick<BuildOptions, "config" | "log" | "audit" | "failures" | "now" | "authenticate">,
-  { protocol, metrics, runtime, shared, work, details }: Served,
+  { protocol, metrics, runtime, shared, work, audit, details }: Served,
 ): Promise<Listeners> {
-  const { config, log, audit, failures, now } = options;
+  const { config, log, failures, now } = options;
   const readiness = createReadiness();
   const identity = await createIdentity({ config, log, store: shared.store, failures, now });
   const mcp = createStreamableHttp({
@@ -191,7 +201,7 @@ export async function buildListeners(
     tickets: identity.tickets,
     challenge: createChallenge(config),
     refuseForeign: createRefuseForeign(config),
-    audit,
+    audit: options.audit ?? audit,
     limits: shared.limits,
     metrics,
     log,
@@ -223,9 +233,15 @@ export async function buildListeners(
   const operator = await listener(log);
   // The operators' listener is the last to close.
   operator.addHook("onClose", () => shared.store.close());
-  await operator.register(operatorPages, { config, metrics, readiness, runtime, details });
+  await operator.register(operatorPages, {
+    config,
+    metrics,
+    readiness,
+    runtime,
+    details: async () => ({ audit: audit.details(), ...(await details()) }),
+  });
 
-  return { app, operator, readiness, mcp, work };
+  return { app, operator, readiness, mcp, work, audit };
 }
 
 /** What a caller's own workspace may hold, unless the configuration says otherwise. */
@@ -258,12 +274,15 @@ async function openConfiguredWorkspaces(config: Config, log: FastifyBaseLogger):
 
 /** Finds out what keeps commands apart here, and says so in the log. */
 function findIsolation(config: Config, { root }: Workspaces, log: FastifyBaseLogger): Promise<Isolation> {
-  const token = process.env.AZURE_FEDERATED_TOKEN_FILE;
+  // Directories of files that no command may read. Devices are everybody's.
+  const ownFiles = [process.env.AZURE_FEDERATED_TOKEN_FILE, config.AUDIT_FILE].flatMap((file) => {
+    return file === undefined || file.startsWith("/dev/") ? [] : [dirname(file)];
+  });
   const isolation = createIsolation({
     mode: config.COMMAND_ISOLATION,
     network: config.COMMAND_NETWORK,
     workspaces: root,
-    hidden: [...config.COMMAND_HIDDEN_PATHS, ...(token === undefined ? [] : [dirname(token)])],
+    hidden: [...config.COMMAND_HIDDEN_PATHS, ...ownFiles],
     programs: config.COMMAND_ALLOWED_PROGRAMS,
   });
   isolation.then(

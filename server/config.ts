@@ -1,4 +1,4 @@
-import { resolve } from "node:path";
+import { dirname, resolve, sep } from "node:path";
 import { z } from "zod";
 
 /*
@@ -340,6 +340,43 @@ const variables = {
    * the port. Default: true on loopback, false elsewhere.
    */
   OPENAPI_DOCS: optional(flag),
+  /** `false` keeps the audit trail off the standard stream that the log goes to. Default true. */
+  AUDIT_STREAM: withDefault(flag, "true"),
+  /** File that the audit trail is appended to. Commands do not see its directory. Default none. */
+  AUDIT_FILE: optional(
+    text(
+      "must be an absolute path of a file in a directory other than /, such as /var/log/mcp/audit.jsonl",
+      (value) => {
+        return /^\/[^\0]+$/.test(value) && !value.endsWith("/") && dirname(resolve(value)) !== "/";
+      },
+    ).transform((value) => resolve(value)),
+  ),
+  /** Where Azure takes logs for the rule (Logs Ingestion API), such as https://name-x1y2.westeurope-1.ingest.monitor.azure.com. */
+  AUDIT_INGESTION_ENDPOINT: optional(httpsEndpoint),
+  /** Immutable id of the data collection rule that takes the audit trail: `dcr-` and 32 hex digits. */
+  AUDIT_INGESTION_RULE: optional(
+    text("must be the immutable id of a data collection rule: dcr- and 32 hex digits", (value) =>
+      /^dcr-[0-9a-f]{32}$/i.test(value),
+    ),
+  ),
+  /**
+   * What becomes of calls that change something while the audit trail cannot be kept. `open`: they go on, and what is
+   * lost is counted. `closed`: they are refused. Default open.
+   */
+  AUDIT_FAILURE: withDefault(z.enum(["open", "closed"], { error: "must be open or closed" }), "open"),
+  /**
+   * Personal data that is masked in the audit trail, comma-separated: `email`, and `ip`, which leaves of a caller's
+   * address its network. Or `none`; secrets are masked always. Default `email,ip`.
+   */
+  AUDIT_MASK: withDefault(
+    commaList(z.enum(["email", "ip", "none"], { error: "must be email, ip, email,ip or none" }))
+      .refine(
+        (masks) => masks.length > 0 && (masks.length === 1 || !masks.includes("none")),
+        "must be email, ip, email,ip or none",
+      )
+      .transform((masks) => masks.filter((mask) => mask !== "none")),
+    "email,ip",
+  ),
   /** Key Vault that holds the server's secrets, such as https://name.vault.azure.net. */
   KEY_VAULT_URL: optional(httpsEndpoint),
   /** Service Bus namespace, by its full host name. */
@@ -496,6 +533,21 @@ export const Environment = z
     rule("COMMAND_NETWORK", "is false, which needs isolation: set COMMAND_ISOLATION=auto, or COMMAND_NETWORK=true"),
   )
   .refine(
+    (env) => env.AUDIT_STREAM !== false || env.AUDIT_FILE !== undefined || env.AUDIT_INGESTION_ENDPOINT !== undefined,
+    rule("AUDIT_STREAM", "is false, and the audit trail goes nowhere else; set AUDIT_FILE or AUDIT_INGESTION_ENDPOINT"),
+  )
+  .refine(
+    (env) =>
+      typeof env.AUDIT_FILE !== "string" ||
+      typeof env.WORKSPACE_PATH !== "string" ||
+      !within(env.WORKSPACE_PATH, env.AUDIT_FILE),
+    rule("AUDIT_FILE", "must not lie in WORKSPACE_PATH, where callers write"),
+  )
+  .refine(
+    (env) => (env.AUDIT_INGESTION_ENDPOINT === undefined) === (env.AUDIT_INGESTION_RULE === undefined),
+    rule("AUDIT_INGESTION_RULE", "must be set together with AUDIT_INGESTION_ENDPOINT, or neither"),
+  )
+  .refine(
     (env) => (env.SERVICE_BUS_NAMESPACE === undefined) === (env.SERVICE_BUS_QUEUE === undefined),
     rule("SERVICE_BUS_QUEUE", "must be set together with SERVICE_BUS_NAMESPACE, or neither"),
   )
@@ -539,6 +591,8 @@ export function commandLimits(config: Config): Readonly<Record<Role, CommandLimi
 
 /** The environment, read and checked. The names stay the variables' own, so that one search finds both ends. */
 export type Config = Readonly<z.output<typeof Environment>>;
+
+const within = (directory: string, path: string) => path.startsWith(directory + sep);
 
 type Always = "HOST" | "WORKSPACE_PATH";
 type KeySource = (typeof KEY_SOURCES)[number];

@@ -1,4 +1,5 @@
 import { Command, CommanderError } from "commander";
+import { auditCommand } from "./audit.ts";
 import { bridgeCommand } from "./bridge.ts";
 import { CliError, EXIT } from "./cli-error.ts";
 import { connectCommand } from "./connect.ts";
@@ -35,6 +36,7 @@ Examples:
   npm run new:tool -- NAME          the start of a new tool, its test included
   npx mcp-aks bridge URL            a server on HTTP, for a client that only speaks stdio
   npx mcp-aks serve --stdio COMMAND a server on stdio, for clients on HTTP
+  npx mcp-aks audit verify FILE     whether an audit trail is as it was written
 
 Exit codes: 0 done, 1 failed (the message says why), 2 the command line asks for something that does not exist.
 None of these needs an account; the real thing is: pulumi up -s <stack>`,
@@ -48,6 +50,7 @@ None of these needs an account; the real thing is: pulumi up -s <stack>`,
     bridgeCommand,
     serveCommand,
     newToolCommand,
+    auditCommand,
   ]) {
     program.addCommand(inherit(command(terminal), program));
   }

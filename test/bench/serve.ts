@@ -9,7 +9,7 @@ import Fastify from "fastify";
 import { z } from "zod";
 import { buildApp } from "../../server/app.ts";
 import { parseEnvironment } from "../../server/config.ts";
-import { createLogger, standardOutput } from "../../server/observability/logging.ts";
+import { createLogger, standardStream } from "../../server/observability/logging.ts";
 import { defineTool } from "../../server/tools/define-tool.ts";
 import { tools } from "../../server/tools/index.ts";
 import { benchPackage } from "./packages.ts";
@@ -63,8 +63,9 @@ const servers: Record<string, () => Promise<number>> = {
       role: "reader",
       run: ({ text }) => ({ text }),
     });
-    const log = createLogger(config, standardOutput());
-    const { app, readiness } = await buildApp({ config, log, tools: [...tools, echo] });
+    const stream = standardStream(1);
+    const log = createLogger(config, stream);
+    const { app, readiness } = await buildApp({ config, log, stream, tools: [...tools, echo] });
     await app.listen({ host: HOST, port: 0 });
     readiness.start();
     return portOf(app.server.address());
