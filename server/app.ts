@@ -336,15 +336,12 @@ async function listener(
     // Fastify trusts no proxy for a mere number. Nothing but the proxies can reach the port; the network sees to that.
     trustProxy: trustProxy > 0 && ((_address, hop) => hop < trustProxy),
     clientErrorHandler(error, socket) {
-      audit?.decided({
-        decision: "refused",
-        reason: `no HTTP: ${error.code}`,
-        ...(socket.remoteAddress !== undefined && { address: socket.remoteAddress }),
-      });
+      // A client that went away has asked for nothing.
       if (error.code === "ECONNRESET" || !socket.writable) return socket.destroy();
-      socket.end(
-        `HTTP/1.1 ${MALFORMED[error.code] ?? "400 Bad Request"}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`,
-      );
+      const { remoteAddress: address } = socket;
+      audit?.decided({ decision: "refused", reason: `no HTTP: ${error.code}`, ...(address && { address }) });
+      const status = MALFORMED[error.code] ?? "400 Bad Request";
+      socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
     },
   });
   app.addHook("onRequest", setSecurityHeaders);

@@ -176,7 +176,7 @@ describe("a server that cannot start", () => {
     expect(output).toBe(
       "The environment has 2 faults:\n" +
         '  PORT="http" must be a whole number from 0 to 65535\n' +
-        "  API_KEY_HASHES must be set when AUTH_MODE is api-key; give sha256:<64 hex digits> of each key, " +
+        "  API_KEY_HASHES must be set when AUTH_MODE has api-key; give sha256:<64 hex digits> of each key, " +
         "or a register of keys by API_KEYS_FILE or API_KEYS_SECRET\n",
     );
   });
