@@ -1,14 +1,22 @@
 import { PassThrough } from "node:stream";
+import { fileURLToPath } from "node:url";
 import { Client as ModernClient, StreamableHTTPClientTransport as ModernHttp } from "@modelcontextprotocol/client";
+import { StdioServerTransport } from "@modelcontextprotocol/server/stdio";
+import { pino } from "pino";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { serveConnection } from "../../server/mcp/connection.ts";
 import { mintSession, sessionOf } from "../../server/mcp/session.ts";
 import { createSessionMemory } from "../../server/mcp/session-memory.ts";
 import { createShares, shareOf } from "../../server/mcp/shares.ts";
+import { createMetrics } from "../../server/observability/metrics.ts";
+import { createChildren } from "../../server/proxy/children.ts";
+import { createProxyProtocol } from "../../server/proxy/proxy-protocol.ts";
 import { createFileWatch } from "../../server/services/watch.ts";
 import { openWorkspace } from "../../server/services/workspace.ts";
 import { workspaceName } from "../../server/services/workspaces.ts";
 import { callerKey } from "../../server/tools/define-tool.ts";
 import { authenticate, bearer, callerNamed } from "./callers.ts";
+import { PipeClientTransport } from "./pipe-client.ts";
 import { listening, messageIn, type TestApp, temporaryDirectory, testApp } from "./running-app.ts";
 
 /*
@@ -420,6 +428,51 @@ describe("what there is one of for all", () => {
     stop?.();
     expect(watch.watch(one, "c", () => {})).toBeDefined();
     expect(watch.watch(one, "d", () => {})).toBeUndefined();
+  });
+});
+
+describe("another server's tools", () => {
+  const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
+  const log = pino({ level: "silent" });
+
+  test("run in a process of each caller's own", async () => {
+    const command = {
+      program: process.execPath,
+      args: [here("stdio-servers/older.ts")],
+      directory: ".",
+      environment: {},
+    };
+    const observer = { started: () => {}, ended: () => {} };
+    const children = createChildren(command, { count: 4, idleMs: 60_000 }, log, observer);
+    onTestFinished(() => children.close());
+    const pidOf = (name: string) => children.use(callerNamed(name), async ({ pid }) => pid);
+    const pids = [await pidOf("one"), await pidOf("two"), await pidOf("key")];
+    expect(new Set(pids).size).toBe(3);
+    expect(await pidOf("one")).toBe(pids[0]);
+  });
+
+  test.each([
+    ["reader", { message: expect.stringContaining("for the role operator, and yours is reader") }],
+    ["scoped-admin", { code: -32003, data: { error: "insufficient_scope", scope: "Mcp.Operate" } }],
+  ])("are not for a %s, since nobody knows what they change", async (name, error) => {
+    const children = {
+      count: 0,
+      running: 0,
+      use: () => Promise.reject(new Error("A process was asked for.")),
+      close: async () => {},
+      killAllNow: () => {},
+    };
+    const info = { name: "proxied", version: "1" };
+    const description = () => ({ info, capabilities: { tools: {} }, instructions: undefined });
+    const protocol = createProxyProtocol({ children, description, metrics: createMetrics([]), log });
+    const [input, output] = [new PassThrough(), new PassThrough()];
+    const transport = new StdioServerTransport(input, output);
+    const served = serveConnection({ protocol, transport, caller: callerNamed(name), onerror: () => {} });
+    onTestFinished(() => served.close());
+    const client = new ModernClient({ name: "test", version: "1" });
+    await client.connect(new PipeClientTransport(output, input));
+    await expect(client.listTools()).rejects.toMatchObject(error);
+    await expect(client.callTool({ name: "anything" })).rejects.toMatchObject(error);
   });
 });
 
