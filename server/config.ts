@@ -74,7 +74,10 @@ function parseRoleLimits(value: string): Partial<Record<Role, Partial<CommandLim
 }
 
 /** Variables whose values never appear in a message, a log line or a page. */
-const SECRET_VARIABLES: ReadonlySet<string> = new Set(["API_KEY_HASHES", "APPLICATIONINSIGHTS_CONNECTION_STRING"]);
+export const SECRET_VARIABLES: ReadonlySet<string> = new Set([
+  "API_KEY_HASHES",
+  "APPLICATIONINSIGHTS_CONNECTION_STRING",
+]);
 
 /** Trims, and takes an empty string for an unset variable: Kubernetes and shells can hardly express the difference. */
 const blankAsUnset = (value: unknown): unknown => {
@@ -133,6 +136,10 @@ const parsedUrl = (value: string): URL | undefined => {
 const HOST_NAME = /^(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/i;
 const ADDRESS = /^(?:[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*)$/i;
 
+const guid = text("must be a GUID such as 00000000-0000-0000-0000-000000000000", (value) =>
+  /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(value),
+);
+
 const httpsEndpoint = text(
   "must be an https:// URL without credentials, such as https://name.example.net",
   (value) => parsedUrl(value)?.protocol === "https:",
@@ -168,7 +175,35 @@ const variables = {
     "workspace",
   ),
   /** How callers prove who they are. Default `none`, which is for loopback. */
-  AUTH_MODE: withDefault(z.enum(["none", "api-key"], { error: "must be none or api-key" }), "none"),
+  AUTH_MODE: withDefault(
+    z.enum(["none", "api-key", "entra", "entra,api-key"], {
+      error: "must be none, api-key, entra or entra,api-key",
+    }),
+    "none",
+  ),
+  /** Tenant whose tokens `entra` accepts. */
+  ENTRA_TENANT_ID: optional(guid),
+  /** Client id of the application that tokens must be for. */
+  ENTRA_CLIENT_ID: optional(guid),
+  /** Tenants whose users may come, comma-separated. Default: the tenant. */
+  ENTRA_ALLOWED_TENANTS: optional(commaList(guid)),
+  /** Where Entra is. Injected by the workload identity webhook; http for loopback alone. */
+  AZURE_AUTHORITY_HOST: optional(
+    text("must be an https:// URL, or an http:// URL of this machine", (value) => {
+      const url = parsedUrl(value);
+      return url?.protocol === "https:" || (url?.protocol === "http:" && isLoopback(url.hostname));
+    }),
+  ),
+  /** Public client by which people's IDEs log in. */
+  OAUTH_CLIENT_ID: optional(guid),
+  /** Which app roles, groups and keys carry which role, as JSON. */
+  ACCESS_POLICY: optional(z.string()),
+  /** Key Vault secret with the register of API keys. */
+  API_KEYS_SECRET: optional(
+    text("must be a secret's name of letters, digits and dashes", (value) => /^[0-9a-zA-Z-]{1,127}$/.test(value)),
+  ),
+  /** Proxies before the server that each append to X-Forwarded-For. Default 0. */
+  TRUSTED_PROXY_HOPS: withDefault(wholeNumber(0, 8), "0"),
   /** Keys accepted by `api-key`: comma-separated `sha256:` and 64 hex digits, each the SHA-256 of a whole key. */
   API_KEY_HASHES: optional(
     commaList(
@@ -331,6 +366,8 @@ export type EnvironmentVariable = keyof typeof variables;
 /** Every variable that the server reads. */
 export const ENVIRONMENT_VARIABLES = Object.keys(variables) as readonly EnvironmentVariable[];
 
+const withKeys = (mode: string) => mode === "api-key" || mode === "entra,api-key";
+
 /** A rule over several variables; it is checked even when others have faults, so that one start lists them all. */
 const rule = (path: EnvironmentVariable, message: string) => ({ path: [path], error: message, when: () => true });
 
@@ -341,11 +378,11 @@ const rule = (path: EnvironmentVariable, message: string) => ({ path: [path], er
 export const Environment = z
   .object(variables)
   .refine(
-    (env) => env.AUTH_MODE !== "api-key" || env.API_KEY_HASHES === undefined || env.API_KEY_HASHES.length > 0,
+    (env) => !withKeys(env.AUTH_MODE) || env.API_KEY_HASHES === undefined || env.API_KEY_HASHES.length > 0,
     rule("API_KEY_HASHES", "must name at least one key; AUTH_MODE=api-key refuses everyone without"),
   )
   .refine(
-    (env) => env.AUTH_MODE !== "api-key" || env.API_KEY_HASHES !== undefined,
+    (env) => !withKeys(env.AUTH_MODE) || env.API_KEY_HASHES !== undefined,
     rule("API_KEY_HASHES", "must be set when AUTH_MODE is api-key; give sha256:<64 hex digits> of each key"),
   )
   .refine(
@@ -421,6 +458,10 @@ export type Config = Readonly<z.output<typeof Environment>>;
 type Always = "HOST" | "WORKSPACE_PATH";
 type Unauthenticated = { AUTH_MODE: "none"; ALLOW_UNAUTHENTICATED: "true"; API_KEY_HASHES?: never };
 type WithKeys<Value> = { AUTH_MODE: "api-key"; API_KEY_HASHES: Value; ALLOW_UNAUTHENTICATED?: never };
+type WithEntra<Value> = { ENTRA_TENANT_ID: Value; ENTRA_CLIENT_ID: Value; ALLOW_UNAUTHENTICATED?: never } & (
+  | { AUTH_MODE: "entra"; API_KEY_HASHES?: never }
+  | { AUTH_MODE: "entra,api-key"; API_KEY_HASHES: Value }
+);
 
 /**
  * What a deployment gives its container: a variable that the server does not know, or one that it needs and does not
@@ -428,7 +469,7 @@ type WithKeys<Value> = { AUTH_MODE: "api-key"; API_KEY_HASHES: Value; ALLOW_UNAU
  */
 export type ServerEnvironment<Value = string> = Record<Always, Value> &
   Partial<Record<Exclude<EnvironmentVariable, Always | keyof WithKeys<Value>>, Value>> &
-  (Unauthenticated | WithKeys<Value>);
+  (Unauthenticated | WithKeys<Value> | WithEntra<Value>);
 
 /** One wrong variable. `value` is absent when there was none, or when it must not be shown. */
 export interface EnvironmentFault {

@@ -17,7 +17,10 @@ export function createAuthenticate(config: Pick<Config, "AUTH_MODE" | "API_KEY_H
   switch (config.AUTH_MODE) {
     case "none":
       return () => ANONYMOUS;
+    case "entra":
+      return () => undefined;
     case "api-key":
+    case "entra,api-key":
       return apiKeys(config.API_KEY_HASHES);
   }
 }

@@ -79,7 +79,8 @@ export function createRecognise(
     } else if ("name" in params || "arguments" in params) return undefined;
 
     const { progressToken, ...envelope } = meta;
-    const isToken = progressToken === undefined || typeof progressToken === "string" || Number.isSafeInteger(progressToken);
+    const isToken =
+      progressToken === undefined || typeof progressToken === "string" || Number.isSafeInteger(progressToken);
     if (!isToken || ("progressToken" in meta && progressToken === undefined)) return undefined;
     const common = { id: id as RequestId, method, call, progressToken: progressToken as string | number | undefined };
 

@@ -132,7 +132,7 @@ describe("a wrong value is refused with its name, its value and what to do", () 
     [{ LOG_LEVEL: "verbose" }, 'LOG_LEVEL="verbose" must be one of fatal, error, warn, info'],
     [{ MCP_SERVER_NAME: "my server" }, 'MCP_SERVER_NAME="my server" must be 1 to 64 letters'],
     [{ WORKSPACE_PATH: "/" }, 'WORKSPACE_PATH="/" must be a directory other than the root'],
-    [{ AUTH_MODE: "basic" }, 'AUTH_MODE="basic" must be none or api-key'],
+    [{ AUTH_MODE: "basic" }, 'AUTH_MODE="basic" must be none, api-key, entra or entra,api-key'],
     [{ AUTH_MODE: "api-key" }, "API_KEY_HASHES must be set when AUTH_MODE is api-key"],
     [{ AUTH_MODE: "api-key", API_KEY_HASHES: "," }, "API_KEY_HASHES must name at least one key"],
     [
