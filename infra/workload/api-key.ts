@@ -5,6 +5,12 @@ import type { KeyVault } from "../azure/key-vault.ts";
 
 const VAULT_SECRET = "mcp-api-key";
 
+/**
+ * The vault's secret with all other keys' hashes, roles and expiries, which `mcp-aks keys` keeps and the server rereads
+ * while it runs. Not the stack's to make: an update would set it back.
+ */
+export const KEY_REGISTER = "mcp-api-keys";
+
 /** Of 62 letters and digits: 256 bits. Nothing is gained by guessing, so a plain hash is enough to check by. */
 const KEY_LENGTH = 43;
 
