@@ -146,17 +146,8 @@ const bridgeByKey = ({ url, headerFile, bridge: [command, ...args] }: Target): J
   command,
   args: [...args, url, "--header-file", headerFile],
 });
-/**
- * mcp-remote logs in by itself. Entra wants a client that it knows, and refuses the `resource` of RFC 8707 where that is
- * not its own name for the application (AADSTS9010010). No spaces: clients on Windows would split at them.
- */
-const bridgeByLogin = ({ url }: Target, { ideClientId }: Login): JsonObject => ({
-  command: "npx",
-  args: [
-    ...["-y", BRIDGE, url, "--disable-resource-parameter"],
-    ...["--static-oauth-client-info", JSON.stringify({ client_id: ideClientId })],
-  ],
-});
+/** mcp-remote logs in by itself: it finds out where from the server, which hands it the client id. */
+const bridgeByLogin = ({ url }: Target): JsonObject => ({ command: "npx", args: ["-y", BRIDGE, url] });
 /** For clients that ask for exactly what they are told: everything, for roles decide, and a way to stay logged in. */
 const wanted = ({ scopes }: Login): string[] => [...scopes, "offline_access"];
 
@@ -175,8 +166,8 @@ const cursorByLogin = ({ url }: Target, login: Login): JsonObject => ({
 });
 
 const FACTS: Readonly<Record<Client, ClientFacts>> = {
-  // code.visualstudio.com/docs/copilot/reference/mcp-configuration: inputs are asked for once and kept encrypted. A
-  // login at Entra is built in, by VS Code's own client id, which the application has pre-authorised.
+  // code.visualstudio.com/docs/copilot/reference/mcp-configuration: inputs are asked for once and kept encrypted; where
+  // to log in it finds out from the server.
   vscode: {
     title: "VS Code",
     file: {
@@ -270,7 +261,7 @@ const FACTS: Readonly<Record<Client, ClientFacts>> = {
       lastStep: "Quit Claude Desktop altogether and start it again.",
     },
     byLogin: {
-      content: (target, login) => ({ mcpServers: { [target.name]: bridgeByLogin(target, login) } }),
+      content: (target) => ({ mcpServers: { [target.name]: bridgeByLogin(target) } }),
       lastStep: "Quit Claude Desktop altogether, start it again, and log in in the browser that opens.",
     },
   },
@@ -331,12 +322,12 @@ const FACTS: Readonly<Record<Client, ClientFacts>> = {
       lastStep: "Start Windsurf from a shell that has the variable, and refresh the servers in the Cascade panel.",
     },
     byLogin: {
-      content: (target, login) => ({ mcpServers: { [target.name]: bridgeByLogin(target, login) } }),
+      content: (target) => ({ mcpServers: { [target.name]: bridgeByLogin(target) } }),
       lastStep: "Refresh the servers in the Cascade panel, and log in in the browser that opens.",
     },
   },
-  // Zed sends a remote server's headers as they are written (zed-industries/zed#60459), and asks for a secret of a
-  // registered client that has none (zed-industries/zed#62637): hence the bridge for both.
+  // Zed sends a remote server's headers as they are written (zed-industries/zed#60459), and asks for the secret of a
+  // client that has none (zed-industries/zed#62637): hence the bridge for both.
   zed: {
     title: "Zed",
     file: {
@@ -353,9 +344,7 @@ const FACTS: Readonly<Record<Client, ClientFacts>> = {
       lastStep: "Zed starts the server as soon as the file is saved; the Agent Panel's settings show it.",
     },
     byLogin: {
-      content: (target, login) => ({
-        context_servers: { [target.name]: { source: "custom", ...bridgeByLogin(target, login) } },
-      }),
+      content: (target) => ({ context_servers: { [target.name]: { source: "custom", ...bridgeByLogin(target) } } }),
       lastStep: "Zed starts the server as soon as the file is saved; log in in the browser that opens.",
     },
   },

@@ -2,7 +2,7 @@ import { RunError } from "@pulumi/pulumi";
 import { closest, distance } from "fastest-levenshtein";
 import { z } from "zod";
 import { parseAccessPolicy } from "../server/auth/roles.ts";
-import { ROLES, type Role } from "../server/config.ts";
+import { EnvironmentError, ROLES, type Role } from "../server/config.ts";
 
 /** The project's name in Pulumi.yaml, and so the namespace of every setting. */
 export const PROJECT = "mcp";
@@ -337,15 +337,18 @@ const origin = z.string(refuse((v) => `${v} is not text; write an origin such as
   ),
 );
 
+/** A JSON object, checked by the server's own reader; undefined for an empty one. */
 const accessPolicy = z
   .string()
   .default("{}")
   .transform((json, context): string | undefined => {
+    if (json === "" || json === "{}") return undefined;
     try {
-      const policy = parseAccessPolicy(json);
-      return Object.keys(policy).length === 0 ? undefined : json;
+      parseAccessPolicy(json);
+      return json;
     } catch (error) {
-      context.addIssue({ code: "custom", message: error instanceof Error ? error.message : String(error) });
+      const mends = error instanceof EnvironmentError ? error.faults.map(({ mend }) => mend) : [String(error)];
+      for (const message of mends) context.addIssue({ code: "custom", message });
       return z.NEVER;
     }
   });

@@ -1,3 +1,4 @@
+import { CLIENT_CALLBACKS, LOOPBACK_CALLBACK_PATHS } from "../../server/auth/client-callbacks.ts";
 import { APP_ROLES, SCOPES } from "../../server/auth/roles.ts";
 import { ROLES, type Role } from "../../server/config.ts";
 import { stableGuid } from "./role-assignment.ts";
@@ -75,17 +76,7 @@ export const VS_CODE_CLIENT_ID = "aebc6443-996d-45c2-90f0-388ff96faa56";
  * Where IDEs wait for the answer of a login. Entra ignores the port of a loopback address and compares the path
  * (Entra: "Redirect URI restrictions", RFC 8252), so one entry serves each path.
  */
-export const IDE_REDIRECT_URIS = [
-  "http://localhost",
-  "http://127.0.0.1",
-  // Claude Code, Codex, Cursor
-  "http://localhost/callback",
-  "http://127.0.0.1/callback",
-  // Gemini CLI, mcp-remote
-  "http://localhost/oauth/callback",
-  "http://127.0.0.1/oauth/callback",
-  // Cursor before it took to a loopback address
-  "cursor://anysphere.cursor-mcp/oauth/callback",
-  // VS Code with a client id of one's own
-  "https://vscode.dev/redirect",
-] as const;
+export const IDE_REDIRECT_URIS: readonly string[] = [
+  ...["localhost", "127.0.0.1"].flatMap((host) => LOOPBACK_CALLBACK_PATHS.map((path) => `http://${host}${path}`)),
+  ...CLIENT_CALLBACKS,
+];

@@ -46,12 +46,11 @@ export const SERVER_PORTS = { http: 8080, metrics: 9090 } as const;
 const ENDPOINT_PATH = "/mcp";
 const HEALTH_PATH = "/health";
 
-/** Where clients find out how to log in: RFC 9728, RFC 8414, OpenID Connect Discovery; the endpoint's path may follow. */
-const LOGIN_PATHS = [
-  "/.well-known/oauth-protected-resource",
-  "/.well-known/oauth-authorization-server",
-  "/.well-known/openid-configuration",
-];
+/**
+ * Where clients find out how to log in (RFC 9728, RFC 8414; the endpoint's path may follow), and the server's way to
+ * Entra's own endpoints.
+ */
+const LOGIN_PATHS = ["/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server", "/oauth"];
 
 /**
  * Proxies that append to X-Forwarded-For before the server: the Gateway's. It trusts none before itself, and the load
