@@ -38,8 +38,8 @@ export interface EntraAppArgs {
  * already, nothing is made, and `setup` lists what its administrator has to see to. Free; groups in the assignments
  * need Entra ID P1.
  *
- * First-deployment failure: creating an application takes Graph rights, the role Application Developer at least, where
- * the tenant keeps its users from registering applications. Without them the first resource below ends in 403
+ * First-deployment failure 15: it takes rights in the directory, Application Developer at least where the tenant keeps
+ * its users from registering applications. Without them the first resource below ends in 403
  * Authorization_RequestDenied. Roles in the subscription, Owner among them, do not help.
  */
 export class EntraApp extends ComponentResource {

@@ -30,7 +30,7 @@ function directoryWarnings(applications: readonly Properties[]): string[] {
   if (applications.length === 0) return [];
   const names = applications.map(({ displayName }) => `"${String(displayName)}"`).join(" and ");
   return [
-    `${names} are made in Entra: where the tenant keeps people from registering applications, the deployer needs its role Application Developer (mcp:entraClientId names applications that an administrator has made)`,
+    `${names} are made in Entra, where roles in the subscription mean nothing: the deployer needs the directory's role Cloud Application Administrator, or Application Developer where owners may assign people (mcp:entraClientId names applications that an administrator has made)`,
   ];
 }
 
