@@ -16,8 +16,8 @@ describe.each(STACKS)("what stack %s gives the server", (stack) => {
 
   test("its environment parses with the server's own schema, and holds nothing that the server does not read", async () => {
     const { server, config } = await planned();
-    expect(config.AUTH_MODE).toBe("api-key");
-    expect(config.API_KEY_HASHES).toHaveLength(1);
+    expect(config.AUTH_MODE).toBe(stack === "dev" ? "entra,api-key" : "entra");
+    expect(config.API_KEY_HASHES).toHaveLength(stack === "dev" ? 1 : 0);
     const unknown = Object.keys(server.environment).filter(
       (name) => !ENVIRONMENT_VARIABLES.some((known) => known === name),
     );
@@ -36,6 +36,29 @@ describe.each(STACKS)("what stack %s gives the server", (stack) => {
     const paths = JSON.stringify(at(route?.inputs, "spec", "rules"));
     for (const path of [endpoint.pathname, new URL(String(plan.outputs.healthUrl)).pathname])
       expect(paths).toContain(path);
+  });
+
+  test("tokens are those of the plan's application, in the subscription's tenant, and IDEs log in by its client", async () => {
+    const { plan, server, config } = await planned();
+    expect(plan.outputs.entra).toMatchObject({
+      tenantId: config.ENTRA_TENANT_ID,
+      clientId: config.ENTRA_CLIENT_ID,
+      ideClientId: config.OAUTH_CLIENT_ID,
+    });
+    expect(server.environment.ENTRA_ALLOWED_TENANTS).toBe(config.ENTRA_TENANT_ID);
+    // Envoy appends the caller's address; what stands before it in the header, anybody may have written.
+    expect(config.TRUSTED_PROXY_HOPS).toBe(1);
+  });
+
+  test("what clients ask before they log in reaches the server", async () => {
+    const { plan } = await planned();
+    const route = resourcesOf(plan, "HTTPRoute").find(
+      ({ inputs }) => at(inputs, "metadata", "namespace") === "mcp-system",
+    );
+    const prefixes = JSON.stringify(at(route?.inputs, "spec", "rules", 0, "matches"));
+    for (const path of ["/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server", "/oauth"]) {
+      expect(prefixes).toContain(`"type":"PathPrefix","value":"${path}"`);
+    }
   });
 
   test("ports are the server's, the image's, the Service's and the monitor's", async () => {
