@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { CHECKOUT } from "../../infra/cli/checkout.ts";
 import { deployedServer, portNumber } from "../../infra/cli/deployed-server.ts";
 import { objectsOf, Service } from "../../infra/cli/kubernetes-objects.ts";
+import { rehearsePlan } from "../../infra/rehearsal/plan.ts";
 import { ENVIRONMENT_VARIABLES, parseEnvironment } from "../../server/config.ts";
 import { at, manifestsOf, planOf, resourcesOf, STACKS, startPlanned } from "./planned-stacks.ts";
 
@@ -127,4 +128,30 @@ describe.each(STACKS)("what stack %s gives the server", (stack) => {
     await started.stop();
     expect(Object.keys(started.server.probes).toSorted()).toEqual(["liveness", "readiness", "startup"]);
   });
+});
+
+test("what a stack's file says of callers is what its server reads, word for word", async () => {
+  const group = "11111111-1111-1111-1111-111111111111";
+  const accessPolicy = JSON.stringify({ roles: { admin: { groups: [group] } } });
+  const overrides = {
+    accessPolicy,
+    allowedTenants: JSON.stringify([group]),
+    corsOrigins: JSON.stringify(["https://a.example", "http://localhost:3000"]),
+  };
+  const { environment } = deployedServer(manifestsOf(await rehearsePlan("staging", { overrides })));
+  expect(environment).toMatchObject({
+    ACCESS_POLICY: accessPolicy,
+    ALLOWED_ORIGINS: "https://a.example,http://localhost:3000",
+    ENTRA_ALLOWED_TENANTS: group,
+  });
+  expect(environment).not.toHaveProperty("API_KEY_HASHES");
+  expect(environment).not.toHaveProperty("API_KEYS_SECRET");
+});
+
+test("a stack of keys alone tells its server nothing of Entra, and lets nobody ask where to log in", async () => {
+  const plan = await rehearsePlan("dev", { overrides: { authentication: "api-key" } });
+  const { environment } = deployedServer(manifestsOf(plan));
+  expect(environment).toMatchObject({ AUTH_MODE: "api-key", API_KEYS_SECRET: "mcp-api-keys" });
+  expect(Object.keys(environment).filter((name) => /ENTRA|OAUTH/.test(name))).toEqual([]);
+  expect(JSON.stringify(resourcesOf(plan, "HTTPRoute").map(({ inputs }) => inputs))).not.toContain("well-known");
 });
