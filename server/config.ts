@@ -74,7 +74,10 @@ function parseRoleLimits(value: string): Partial<Record<Role, Partial<CommandLim
 }
 
 /** Variables whose values never appear in a message, a log line or a page. */
-const SECRET_VARIABLES: ReadonlySet<string> = new Set(["API_KEY_HASHES", "APPLICATIONINSIGHTS_CONNECTION_STRING"]);
+export const SECRET_VARIABLES: ReadonlySet<string> = new Set([
+  "API_KEY_HASHES",
+  "APPLICATIONINSIGHTS_CONNECTION_STRING",
+]);
 
 /** Trims, and takes an empty string for an unset variable: Kubernetes and shells can hardly express the difference. */
 const blankAsUnset = (value: unknown): unknown => {

@@ -1,8 +1,9 @@
 import { spawn } from "node:child_process";
 import { z } from "zod";
+import type { Login } from "../ide-configs.ts";
 import { CHECKOUT } from "./checkout.ts";
 import { CliError } from "./cli-error.ts";
-import { runningRehearsal } from "./rehearsal-state.ts";
+import { LoginFacts, runningRehearsal } from "./rehearsal-state.ts";
 
 /** Where a stack's server is, and who says so. */
 export interface StackSource {
@@ -12,8 +13,10 @@ export interface StackSource {
   /** What an IDE calls the server. */
   readonly name: string;
   readonly url: string;
-  /** Shell command that prints the key. */
-  readonly keyCommand: string;
+  /** How people log in; absent: they do not. */
+  readonly login?: Login;
+  /** Shell command that prints the key, or what stands for one; absent: the server takes none. */
+  readonly keyCommand?: string;
   /** File with the key as a header, if there is one. */
   readonly headerFile?: string;
 }
@@ -21,7 +24,8 @@ export interface StackSource {
 /** What `connect` needs of the outputs in outputs.ts. */
 const Outputs = z.object({
   endpoint: z.url(),
-  apiKey: z.object({ command: z.string() }),
+  entra: LoginFacts.optional(),
+  apiKey: z.object({ command: z.string() }).optional(),
   ideConfigs: z.record(z.string(), z.object({ name: z.string() })),
 });
 
@@ -42,6 +46,7 @@ export async function stackSource(
       description: `the rehearsal of ${stack} that runs on this machine (process ${rehearsal.pid})`,
       name: rehearsal.name,
       url: rehearsal.url,
+      login: rehearsal.login,
       keyCommand: `cat ${shellWord(rehearsal.keyFile)}`,
       headerFile: rehearsal.headerFile,
     };
@@ -57,7 +62,8 @@ export async function stackSource(
     description: `the outputs of stack ${stack}, by pulumi stack output`,
     name: first?.name ?? `mcp-${stack}`,
     url: outputs.endpoint,
-    keyCommand: outputs.apiKey.command,
+    login: outputs.entra,
+    keyCommand: outputs.apiKey?.command,
   };
 }
 
