@@ -6,7 +6,6 @@ import { knownStack } from "./checkout.ts";
 import { CliError } from "./cli-error.ts";
 import { printConfig } from "./config-file.ts";
 import { type DeployedServer, deployedServer, type LocalServer, localServer, throwAwayKey } from "./deployed-server.ts";
-import { drive } from "./drive.ts";
 import { waitForProbe } from "./kubelet.ts";
 import {
   assertPortIsFree,
@@ -171,6 +170,8 @@ async function probeAndDrive(
       return { note: `${what}${tries > 1 ? `, ${tries} tries` : ""}` };
     });
   }
+  // Only here: the client libraries take longer to load than all the rest, and every command would wait for them.
+  const { drive } = await import("./drive.ts");
   await drive({ url: local.url, metricsUrl: local.metricsUrl, key }, steps);
 }
 
