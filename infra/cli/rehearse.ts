@@ -62,6 +62,8 @@ const INTERRUPTED = 130;
 async function rehearse(stack: string, { check, port }: Options, terminal: Terminal): Promise<void> {
   const steps = new Steps(terminal);
   if (!check) await refuseSecond(knownStack(stack));
+  // Before the plan, too, which takes longer than anybody wants to wait for this.
+  if (port) await assertPortsAreFree(Object.values(await portsFor(port)));
   const plan = await planOf(stack);
   const { planText } = await import("../rehearsal/plan-view.ts");
   terminal.out(`${planText(plan)}\n\n`);
@@ -82,7 +84,7 @@ async function rehearse(stack: string, { check, port }: Options, terminal: Termi
   try {
     const local = localServer(server, { volumes, key, ...(port !== undefined && { ports: await portsFor(port) }) });
     describe(server, local, terminal);
-    await assertPortsAreFree(local);
+    await assertPortsAreFree(local.ports.values());
     running = await startServer(local, server.terminationGraceSeconds);
     const started = running;
     const outcome = await Promise.race([
@@ -138,8 +140,9 @@ async function portsFor(port: number): Promise<{ http: number; metrics: number }
   return port === 0 ? freePorts() : { http: port, metrics: port + 1 };
 }
 
-async function assertPortsAreFree({ ports }: LocalServer): Promise<void> {
-  const [http, metrics] = [...ports.values()];
+/** @param ports of the endpoint, and of the metrics. */
+async function assertPortsAreFree(ports: Iterable<number>): Promise<void> {
+  const [http, metrics] = ports;
   if (http !== undefined) await assertPortIsFree(http, "MCP endpoint");
   if (metrics !== undefined) await assertPortIsFree(metrics, "metrics");
 }
