@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, test } from "vitest";
 import { CHECKOUT } from "../../../infra/cli/checkout.ts";
+import type { AtEnd } from "./server-process.ts";
 
 interface Run {
   readonly child: ChildProcess;
@@ -13,8 +14,6 @@ interface Run {
   says(what: string | RegExp): Promise<void>;
   readonly exit: Promise<number | null>;
 }
-
-type AtEnd = (end: () => Promise<void>) => void;
 
 /** The command, as npm starts it, with a temporary directory and a rehearsal directory of its own. */
 async function start(onTestFinished: AtEnd, ...args: string[]): Promise<Run & { directory: string }> {

@@ -17,8 +17,11 @@ export interface ServerProcess {
   stop(signal?: NodeJS.Signals): Promise<number | null>;
 }
 
-/** Has `end` called when what was made is needed no more. */
-type AtEnd = (end: () => Promise<void>) => void;
+/**
+ * Has `end` called when what was made is needed no more. Tests that run at the same time as others give the
+ * `onTestFinished` of their own context: Vitest's global one cannot tell them apart.
+ */
+export type AtEnd = (end: () => Promise<void>) => void;
 
 /** A directory of this test's own, gone when the test has ended. */
 export async function temporaryDirectory(atEnd: AtEnd = onTestFinished): Promise<string> {
