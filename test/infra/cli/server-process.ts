@@ -80,8 +80,9 @@ export async function startServer(
 }
 
 /** Starts the server again where one was. */
-export function startAgain(server: ServerProcess, env: Record<string, string> = {}): Promise<ServerProcess> {
-  return startServer({ ...env, PORT: new URL(server.url).port, METRICS_PORT: new URL(server.metricsUrl).port });
+export function startAgain(server: ServerProcess, atEnd?: AtEnd): Promise<ServerProcess> {
+  const ports = { PORT: new URL(server.url).port, METRICS_PORT: new URL(server.metricsUrl).port };
+  return startServer(ports, undefined, atEnd);
 }
 
 /** One server for all tests of a file that leave it as it was. */
