@@ -97,7 +97,8 @@ describe.concurrent("the command", () => {
   });
 });
 
-describe.concurrent("rehearse", () => {
+// One after the other: a rehearsal is busy from its start to its end, and two at once only take each other's time.
+describe("rehearse", () => {
   test("--check plans, starts, uses and ends the server, and leaves nothing", async ({ expect, onTestFinished }) => {
     const run = await start(onTestFinished, "rehearse", "dev", "--check", "--port", "0");
     expect(await run.exit, run.text()).toBe(0);
