@@ -1,38 +1,8 @@
-import { buildListeners, createShared, packageVersion } from "./app.ts";
-import { parseAccessPolicy, policyFault } from "./auth/roles.ts";
-import { createAudit } from "./observability/audit.ts";
-import { readArguments, type ServeArguments, UsageError } from "./proxy/arguments.ts";
-import { createStdioProxy } from "./proxy/stdio-proxy.ts";
-import { run } from "./run.ts";
+import "./compile-cache.ts";
 
 /*
  * The entry that serves any stdio MCP server over HTTP:
  *   node serve-stdio.ts [--env NAME]... [--max-children N] [--idle-seconds N] [--cwd DIR] -- COMMAND [ARGUMENT]...
  * Everything else comes from the environment, as for the HTTP entry.
  */
-
-const options = readOptions();
-
-await run(async (config, log, stream) => {
-  if (parseAccessPolicy(config.ACCESS_POLICY).tools.size > 0) {
-    throw policyFault(["at tools has rules, and what tools another server has is not known here; leave tools out"]);
-  }
-  const version = packageVersion();
-  const proxy = await createStdioProxy({ ...options, name: config.MCP_SERVER_NAME, version, log });
-  const { metrics } = proxy;
-  const audit = createAudit({ config, log, metrics, version, stream });
-  return {
-    listeners: await buildListeners({ config, log }, { ...proxy, shared: createShared(config, metrics, log), audit }),
-    facts: { command: options.command.program, server: proxy.description().info.name },
-  };
-});
-
-function readOptions(): ServeArguments {
-  try {
-    return readArguments(process.argv.slice(2), process.env);
-  } catch (error) {
-    if (!(error instanceof UsageError)) throw error;
-    console.error(error.message);
-    process.exit(2);
-  }
-}
+await import("./stdio-over-http.ts");

@@ -6,7 +6,6 @@ import { knownStack } from "./checkout.ts";
 import { CliError } from "./cli-error.ts";
 import { printConfig } from "./config-file.ts";
 import { type DeployedServer, deployedServer, type LocalServer, localServer } from "./deployed-server.ts";
-import { drive } from "./drive.ts";
 import { waitForProbe } from "./kubelet.ts";
 import { credentialOf, type LocalIdentity, localIdentity } from "./local-identity.ts";
 import {
@@ -65,6 +64,8 @@ const INTERRUPTED = 130;
 async function rehearse(stack: string, { check, port }: Options, terminal: Terminal): Promise<void> {
   const steps = new Steps(terminal);
   if (!check) await refuseSecond(knownStack(stack));
+  // Before the plan, too, which takes longer than anybody wants to wait for this.
+  if (port) await assertPortsAreFree(Object.values(await portsFor(port)));
   const plan = await planOf(stack);
   const { planText } = await import("../rehearsal/plan-view.ts");
   terminal.out(`${planText(plan)}\n\n`);
@@ -89,7 +90,7 @@ async function rehearse(stack: string, { check, port }: Options, terminal: Termi
       ...(port !== undefined && { ports: await portsFor(port) }),
     });
     describe(server, local, terminal);
-    await assertPortsAreFree(local);
+    await assertPortsAreFree(local.ports.values());
     running = await startServer(local, server.terminationGraceSeconds);
     const started = running;
     const outcome = await Promise.race([
@@ -148,8 +149,9 @@ async function portsFor(port: number): Promise<{ http: number; metrics: number }
   return port === 0 ? freePorts() : { http: port, metrics: port + 1 };
 }
 
-async function assertPortsAreFree({ ports }: LocalServer): Promise<void> {
-  const [http, metrics] = [...ports.values()];
+/** @param ports of the endpoint, and of the metrics. */
+async function assertPortsAreFree(ports: Iterable<number>): Promise<void> {
+  const [http, metrics] = ports;
   if (http !== undefined) await assertPortIsFree(http, "MCP endpoint");
   if (metrics !== undefined) await assertPortIsFree(metrics, "metrics");
 }
@@ -180,6 +182,8 @@ async function probeAndDrive(
       return { note: `${what}${tries > 1 ? `, ${tries} tries` : ""}` };
     });
   }
+  // Only here: the client libraries take longer to load than all the rest, and every command would wait for them.
+  const { drive } = await import("./drive.ts");
   await drive({ ...identity, url: local.url, metricsUrl: local.metricsUrl }, steps);
 }
 

@@ -203,6 +203,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     await app.register(underPressure, {
       maxEventLoopDelay: EVENT_LOOP_DELAY_LIMIT_MS,
       pressureHandler: (_request, reply) => {
+        // What makes a server slow that has nothing else to do is its own start, or the machine: refusing helps nobody.
+        if (!sockets.busy && open.size <= (open.has(reply) ? 1 : 0)) return;
         reply.header("retry-after", RETRY_AFTER_SECONDS);
         refuse(reply, 503, TRANSPORT_ERROR, "The server is overloaded; try again in a few seconds.");
       },

@@ -1,19 +1,25 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { writeFile } from "node:fs/promises";
 import { type AddressInfo, createServer } from "node:net";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, type TestContext, test } from "vitest";
 import { temporaryDirectory } from "./running-app.ts";
 import { endMarked, isRunning, sleepMark } from "./running-processes.ts";
 
 type Event = Record<string, unknown>;
 
+/** What belongs to one test, of which several run at the same time. */
+type Its = Pick<TestContext, "expect" | "onTestFinished">;
+
 /** A server in a process of its own. */
 interface Server {
   readonly child: ChildProcess;
+  readonly workspace: string;
   readonly url: URL;
   readonly metricsUrl: string;
   /** Resolves with the first event of that name, past or to come. */
@@ -24,7 +30,7 @@ interface Server {
 const entry = (name: string) => fileURLToPath(new URL(`../../server/${name}`, import.meta.url));
 
 /** `left` descriptors beside the standard ones stay open in it. */
-function start(name: string, env: Record<string, string>, left = 0): ChildProcess {
+function start({ onTestFinished }: Its, name: string, env: Record<string, string>, left = 0): ChildProcess {
   const stdio = Array.from({ length: 3 + left }, () => "pipe" as const);
   const child = spawn(process.execPath, [entry(name)], { env, stdio });
   onTestFinished(() => {
@@ -33,8 +39,9 @@ function start(name: string, env: Record<string, string>, left = 0): ChildProces
   return child;
 }
 
-async function startServer(env: Record<string, string> = {}): Promise<Server> {
-  const child = start("main.ts", { WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0", ...env });
+async function startServer(its: Its, env: Record<string, string> = {}): Promise<Server> {
+  const workspace = await temporaryDirectory(its.onTestFinished);
+  const child = start(its, "main.ts", { WORKSPACE_PATH: workspace, PORT: "0", METRICS_PORT: "0", ...env });
   const events: Event[] = [];
   const waiters = new Map<string, (event: Event) => void>();
   if (child.stdout === null) throw new Error("The server has no output.");
@@ -53,10 +60,17 @@ async function startServer(env: Record<string, string> = {}): Promise<Server> {
   };
   const listening = await Promise.race([event("server.listening"), exited.then(() => undefined)]);
   if (listening === undefined) throw new Error("The server did not start.");
-  return { child, url: new URL(String(listening.url)), metricsUrl: String(listening.metricsUrl), event, exited };
+  return {
+    child,
+    workspace,
+    url: new URL(String(listening.url)),
+    metricsUrl: String(listening.metricsUrl),
+    event,
+    exited,
+  };
 }
 
-async function connected(url: URL, mode: "auto" | "legacy" = "auto"): Promise<Client> {
+async function connected({ onTestFinished }: Its, url: URL, mode: "auto" | "legacy" = "auto"): Promise<Client> {
   const client = new Client({ name: "test-client", version: "1.0.0" }, { versionNegotiation: { mode } });
   await client.connect(new StreamableHTTPClientTransport(url));
   onTestFinished(() => client.close());
@@ -67,7 +81,7 @@ const execute = (client: Client, command: string) =>
   client.callTool({ name: "execute_command", arguments: { command } });
 
 /** Resolves when a command runs on that server. */
-async function commandRuns(url: URL | string): Promise<void> {
+async function commandRuns({ expect }: Its, url: URL | string): Promise<void> {
   const details = async () => {
     const response = await fetch(new URL("/health/detailed", url));
     return ((await response.json()) as { commands: { running: number } }).commands.running;
@@ -75,20 +89,25 @@ async function commandRuns(url: URL | string): Promise<void> {
   await expect.poll(details).toBe(1);
 }
 
-describe("a server that is told to end", () => {
-  test.each(["auto", "legacy"] as const)("finishes the calls in progress (%s)", async (mode) => {
-    const server = await startServer();
-    const client = await connected(server.url, mode);
-    const call = execute(client, "sleep 0.7; echo finished");
-    await commandRuns(server.metricsUrl);
+// Most of the time is spent waiting for processes to start and to end.
+describe.concurrent("a server that is told to end", () => {
+  test.for(["auto", "legacy"] as const)("finishes the calls in progress (%s)", async (mode, its) => {
+    const { expect } = its;
+    const server = await startServer(its);
+    const client = await connected(its, server.url, mode);
+    const call = execute(client, "until [ -e go ]; do sleep 0.02; done; echo finished");
+    await commandRuns(its, server.metricsUrl);
     server.child.kill("SIGTERM");
+    await server.event("server.draining");
+    await writeFile(join(server.workspace, "go"), "");
     expect((await call).structuredContent).toMatchObject({ exitCode: 0, stdout: "finished\n" });
     expect(await server.exited).toEqual({ code: 0, signal: null });
   });
 
-  test("is not ready, and still answers, while it drains", async () => {
-    const server = await startServer({ SHUTDOWN_DRAIN_SECONDS: "1", SHUTDOWN_GRACE_SECONDS: "5" });
-    const client = await connected(server.url);
+  test("is not ready, and still answers, while it drains", async (its) => {
+    const { expect } = its;
+    const server = await startServer(its, { SHUTDOWN_DRAIN_SECONDS: "1", SHUTDOWN_GRACE_SECONDS: "5" });
+    const client = await connected(its, server.url);
     server.child.kill("SIGTERM");
     await server.event("server.draining");
     expect((await fetch(new URL("/health/ready", server.url))).status).toBe(503);
@@ -97,20 +116,22 @@ describe("a server that is told to end", () => {
     expect(await server.exited).toEqual({ code: 0, signal: null });
   });
 
-  test("ends open streams with a last word", async () => {
-    const server = await startServer();
-    const client = await connected(server.url);
+  test("ends open streams with a last word", async (its) => {
+    const { expect } = its;
+    const server = await startServer(its);
+    const client = await connected(its, server.url);
     const subscription = await client.listen({ resourceSubscriptions: ["workspace:///a"] });
     server.child.kill("SIGTERM");
     expect(await subscription.closed).toBe("graceful");
     expect(await server.exited).toEqual({ code: 0, signal: null });
   });
 
-  test("kills what outlasts the grace, and tells its caller", async () => {
-    const server = await startServer({ SHUTDOWN_GRACE_SECONDS: "1" });
-    const client = await connected(server.url);
+  test("kills what outlasts the grace, and tells its caller", async (its) => {
+    const { expect } = its;
+    const server = await startServer(its, { SHUTDOWN_GRACE_SECONDS: "1" });
+    const client = await connected(its, server.url);
     const call = execute(client, "sleep 86400");
-    await commandRuns(server.metricsUrl);
+    await commandRuns(its, server.metricsUrl);
     server.child.kill("SIGTERM");
     expect(await call).toMatchObject({
       isError: true,
@@ -120,9 +141,10 @@ describe("a server that is told to end", () => {
     expect(await server.exited).toEqual({ code: 0, signal: null });
   });
 
-  test("ends at once when told twice, and leaves no command behind", async () => {
-    const server = await startServer();
-    const client = await connected(server.url);
+  test("ends at once when told twice, and leaves no command behind", async (its) => {
+    const { expect } = its;
+    const server = await startServer(its);
+    const client = await connected(its, server.url);
     const mark = sleepMark();
     const call = execute(client, `setsid sleep ${mark} & sleep ${mark}`).catch(() => "cut off");
     await expect.poll(() => isRunning(mark)).toBe(true);
@@ -134,9 +156,10 @@ describe("a server that is told to end", () => {
     await expect.poll(() => isRunning(mark)).toBe(false);
   });
 
-  test("takes its commands with it even when it is killed", async () => {
-    const server = await startServer();
-    const client = await connected(server.url);
+  test("takes its commands with it even when it is killed", async (its) => {
+    const { expect } = its;
+    const server = await startServer(its);
+    const client = await connected(its, server.url);
     const { structuredContent } = await client.callTool({ name: "system_info", arguments: {} });
     const { isolation } = (structuredContent as { commands: { isolation: { namespaces: boolean } } }).commands;
     const mark = sleepMark();
@@ -149,20 +172,26 @@ describe("a server that is told to end", () => {
     else await endMarked(mark);
   });
 
-  test("gives its commands none of the files that its own parent left open", async () => {
-    const child = start("main.ts", { WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0" }, 3);
+  test("gives its commands none of the files that its own parent left open", async (its) => {
+    const { expect } = its;
+    const child = start(
+      its,
+      "main.ts",
+      { WORKSPACE_PATH: await temporaryDirectory(its.onTestFinished), PORT: "0", METRICS_PORT: "0" },
+      3,
+    );
     const [line] = await once(createInterface(child.stdout ?? Readable.from([])), "line");
     const listening = JSON.parse(String(line)) as Event;
-    const client = await connected(new URL(String(listening.url)));
+    const client = await connected(its, new URL(String(listening.url)));
     const { structuredContent } = await execute(client, "ls /proc/self/fd");
     // The fourth is the directory that ls reads.
     expect((structuredContent as { stdout: string }).stdout).toBe("0\n1\n2\n3\n");
   });
 });
 
-describe("a server that cannot start", () => {
-  const outcome = async (env: Record<string, string>) => {
-    const child = start("main.ts", env);
+describe.concurrent("a server that cannot start", () => {
+  const outcome = async (its: Its, env: Record<string, string>) => {
+    const child = start(its, "main.ts", env);
     let output = "";
     for (const stream of [child.stdout, child.stderr])
       stream?.on("data", (chunk: Buffer) => (output += chunk.toString()));
@@ -170,8 +199,9 @@ describe("a server that cannot start", () => {
     return { code, output };
   };
 
-  test("says every fault of its environment", async () => {
-    const { code, output } = await outcome({ PORT: "http", AUTH_MODE: "api-key" });
+  test("says every fault of its environment", async (its) => {
+    const { expect } = its;
+    const { code, output } = await outcome(its, { PORT: "http", AUTH_MODE: "api-key" });
     expect(code).toBe(1);
     expect(output).toBe(
       "The environment has 2 faults:\n" +
@@ -181,15 +211,16 @@ describe("a server that cannot start", () => {
     );
   });
 
-  test("names the port that is taken", async () => {
+  test("names the port that is taken", async (its) => {
+    const { expect } = its;
     const blocker = createServer().listen(0, "127.0.0.1");
     await once(blocker, "listening");
-    onTestFinished(() => {
+    its.onTestFinished(() => {
       blocker.close();
     });
     const { port } = blocker.address() as AddressInfo;
-    const { code, output } = await outcome({
-      WORKSPACE_PATH: await temporaryDirectory(),
+    const { code, output } = await outcome(its, {
+      WORKSPACE_PATH: await temporaryDirectory(its.onTestFinished),
       PORT: String(port),
       METRICS_PORT: "0",
     });
@@ -197,14 +228,15 @@ describe("a server that cannot start", () => {
     expect(output).toContain(`PORT=${port} is in use on 127.0.0.1; free it or choose another port.`);
   });
 
-  test("names the workspace it cannot use", async () => {
-    const { code, output } = await outcome({ WORKSPACE_PATH: "/dev/null/workspace" });
+  test("names the workspace it cannot use", async (its) => {
+    const { expect } = its;
+    const { code, output } = await outcome(its, { WORKSPACE_PATH: "/dev/null/workspace" });
     expect(code).toBe(1);
     expect(output).toContain("WORKSPACE_PATH=/dev/null/workspace");
   });
 });
 
-describe("stdio", () => {
+describe.concurrent("stdio", () => {
   const initialize = {
     jsonrpc: "2.0",
     id: 1,
@@ -212,8 +244,12 @@ describe("stdio", () => {
     params: { protocolVersion: "2025-06-18", capabilities: {}, clientInfo: { name: "test", version: "1" } },
   };
 
-  test("has nothing but the protocol on standard output, and ends with its input", async () => {
-    const child = start("stdio.ts", { WORKSPACE_PATH: await temporaryDirectory(), LOG_LEVEL: "trace" });
+  test("has nothing but the protocol on standard output, and ends with its input", async (its) => {
+    const { expect } = its;
+    const child = start(its, "stdio.ts", {
+      WORKSPACE_PATH: await temporaryDirectory(its.onTestFinished),
+      LOG_LEVEL: "trace",
+    });
     let out = "";
     let log = "";
     child.stdout?.on("data", (chunk: Buffer) => (out += chunk.toString()));
@@ -230,9 +266,10 @@ describe("stdio", () => {
     expect(log).toContain('"subject":"local"');
   });
 
-  test("takes its commands with it", async () => {
-    const workspace = await temporaryDirectory();
-    const child = start("stdio.ts", { WORKSPACE_PATH: workspace });
+  test("takes its commands with it", async (its) => {
+    const { expect } = its;
+    const workspace = await temporaryDirectory(its.onTestFinished);
+    const child = start(its, "stdio.ts", { WORKSPACE_PATH: workspace });
     const mark = sleepMark();
     const params = { name: "execute_command", arguments: { command: `setsid sleep ${mark} & sleep ${mark}` } };
     child.stdin?.write(`${JSON.stringify(initialize)}\n`);

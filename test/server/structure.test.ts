@@ -14,12 +14,12 @@ const importsOf = (path: string) =>
 
 /** Rooms from the bottom up; what stands higher may use what stands lower, or beside it. */
 const LEVELS: [RegExp, number][] = [
-  [/^(config|icons)\.ts$/, 0],
+  [/^(config|icons|compile-cache)\.ts$/, 0],
   [/^services\//, 1],
   [/^(tools|prompts|resources)\//, 2],
   [/^(auth|limits|observability|mcp|proxy)\//, 3],
   [/^(app|openapi)\.ts$/, 4],
-  [/^(main|http|stdio|serve-stdio|worker|run|shutdown)\.ts$/, 5],
+  [/^(main|http|stdio|stdio-server|serve-stdio|stdio-over-http|worker|run|shutdown)\.ts$/, 5],
 ];
 const levelOf = (path: string) => LEVELS.find(([pattern]) => pattern.test(path))?.[1];
 
