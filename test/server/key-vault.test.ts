@@ -190,8 +190,9 @@ test("a server's process takes the keys of its vault from its first request on",
     const body = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/list", params: {} });
     return (await fetch(server.url, { method: "POST", headers, body })).status;
   };
-  expect(await statusWith(KEY)).toBe(200);
-  expect(await statusWith(OTHER)).toBe(401);
+  // A server on a busy machine says that it is overloaded, now and then.
+  await expect.poll(() => statusWith(KEY)).toBe(200);
+  await expect.poll(() => statusWith(OTHER)).toBe(401);
   expect(await server.stop()).toBe(0);
   // Uses that were not written yet are written at the end.
   expect(azure.rows.get(`api-keys/${record.id}`)).toBeDefined();

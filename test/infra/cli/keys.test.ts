@@ -72,14 +72,15 @@ describe("a register in a file", () => {
       const body = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/list", params: {} });
       return (await fetch(server.url, { method: "POST", headers, body })).status;
     };
-    expect(await statusWith(first)).toBe(200);
+    // A server on a busy machine says that it is overloaded, now and then.
+    await expect.poll(() => statusWith(first)).toBe(200);
     const second = (await here("rotate", "ci")).stdout.trim();
     await expect.poll(() => statusWith(second)).toBe(200);
-    expect(await statusWith(first)).toBe(200);
+    await expect.poll(() => statusWith(first)).toBe(200);
     const [old] = parseRegister(await text()).keys;
     await here("revoke", old?.id ?? "", "--yes");
     await expect.poll(() => statusWith(first)).toBe(401);
-    expect(await statusWith(second)).toBe(200);
+    await expect.poll(() => statusWith(second)).toBe(200);
     await expect
       .poll(async () => (await here("list", "--json")).stdout)
       .toMatch(/"lastUsed": "20[\s\S]*"lastUsed": "20/);
