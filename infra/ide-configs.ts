@@ -1,7 +1,19 @@
 /*
- * How each MCP client is told about a server. Pure: names and URL in, the client's own configuration out. The key is
- * always a reference (a prompt, an environment variable, a file beside the configuration), never the key.
+ * How each MCP client is told about a server. Pure: names and URL in, the client's own configuration out. Where people
+ * log in, it holds ids, none of them secret; where a key opens the server, a reference to it (a prompt, an environment
+ * variable, a file beside the configuration), never the key.
  */
+
+/** How people log in at Entra. Nothing in it is secret. */
+export interface Login {
+  readonly tenantId: string;
+  /** The application that tokens are made out to. */
+  readonly clientId: string;
+  /** The public client that IDEs are. */
+  readonly ideClientId: string;
+  /** In full, `api://<client id>/Mcp.Read`. */
+  readonly scopes: readonly string[];
+}
 
 /** A server as a client sees it. */
 export interface IdeTarget {
@@ -9,6 +21,10 @@ export interface IdeTarget {
   readonly name: string;
   /** The MCP endpoint: `https://mcp-dev.example.com/mcp`. */
   readonly url: string;
+  /** How people log in; absent: by key alone. */
+  readonly login?: Login;
+  /** By key although people can log in. */
+  readonly byKey?: true;
   /**
    * File of headers that a bridge sends, `Authorization: Bearer <key>`, by its absolute path. Default: `~`'s
    * `.mcp-on-aks/<name>.headers`, whose `~` the bridge does not expand: write it out.
@@ -54,6 +70,8 @@ export interface IdeConfig {
   readonly format: "json" | "jsonc" | "toml";
   /** What the file holds for this server, to be merged with what is there. */
   readonly content: JsonObject;
+  /** How its user is known to the server. */
+  readonly signIn: "login" | "key";
   /** Environment variable that the configuration refers to; absent when the client asks, or reads a file. */
   readonly keyVariable?: string;
   /** File that the configuration refers to, in the form `Authorization: Bearer <key>`. */
@@ -89,14 +107,30 @@ export function defaultHeaderFile(name: string, home = "~"): string {
 
 const everywhere = (path: string): Readonly<Record<Platform, string>> => ({ darwin: path, linux: path, win32: path });
 
+/** What the client's facts work from. */
+type Target = Required<Pick<IdeTarget, "name" | "url" | "headerFile" | "bridge">>;
+
 interface ClientFacts {
   readonly title: string;
   readonly file: ConfigFile;
   readonly format: IdeConfig["format"];
+  readonly byKey: ByKey;
+  readonly byLogin: ByLogin;
+}
+
+interface ByKey {
   /** How the key is referred to. */
   readonly key: "prompt" | "variable" | "header-file";
-  content(target: Required<IdeTarget>): JsonObject;
-  link?(target: Required<IdeTarget>): string;
+  content(target: Target): JsonObject;
+  link?(target: Target): string;
+  readonly lastStep: string;
+  /** Instead, where the server offers a login as well. */
+  readonly besideLogin?: ByKey;
+}
+
+interface ByLogin {
+  content(target: Target, login: Login): JsonObject;
+  link?(target: Target, login: Login): string;
   readonly lastStep: string;
 }
 
@@ -108,13 +142,32 @@ const prompt = (name: string): JsonObject => ({
   description: `API key of ${name}`,
   password: true,
 });
-const bridgeEntry = ({ url, headerFile, bridge: [command, ...args] }: Required<IdeTarget>): JsonObject => ({
+const bridgeByKey = ({ url, headerFile, bridge: [command, ...args] }: Target): JsonObject => ({
   command,
   args: [...args, url, "--header-file", headerFile],
 });
+/** mcp-remote logs in by itself: it finds out where from the server, which hands it the client id. */
+const bridgeByLogin = ({ url }: Target): JsonObject => ({ command: "npx", args: ["-y", BRIDGE, url] });
+/** For clients that ask for exactly what they are told: everything, for roles decide, and a way to stay logged in. */
+const wanted = ({ scopes }: Login): string[] => [...scopes, "offline_access"];
+
+const vscodeLink = (server: JsonObject) => `vscode:mcp/install?${encodeURIComponent(JSON.stringify(server))}`;
+const cursorLink = (name: string, server: JsonObject) => {
+  const config = Buffer.from(JSON.stringify(server)).toString("base64");
+  return `cursor://anysphere.cursor-deeplink/mcp/install?${new URLSearchParams({ name, config })}`;
+};
+const cursorByKey = ({ name, url }: Target): JsonObject => ({
+  url,
+  headers: bearer(`\${env:${keyVariable(name)}}`),
+});
+const cursorByLogin = ({ url }: Target, login: Login): JsonObject => ({
+  url,
+  auth: { CLIENT_ID: login.ideClientId, scopes: wanted(login) },
+});
 
 const FACTS: Readonly<Record<Client, ClientFacts>> = {
-  // code.visualstudio.com/docs/copilot/reference/mcp-configuration: inputs are asked for once and kept encrypted.
+  // code.visualstudio.com/docs/copilot/reference/mcp-configuration: inputs are asked for once and kept encrypted; where
+  // to log in it finds out from the server.
   vscode: {
     title: "VS Code",
     file: {
@@ -126,51 +179,72 @@ const FACTS: Readonly<Record<Client, ClientFacts>> = {
       },
     },
     format: "jsonc",
-    key: "prompt",
-    content: ({ name, url }) => ({
-      servers: { [name]: { type: "http", url, headers: bearer(`\${input:${promptId(name)}}`) } },
-      inputs: [prompt(name)],
-    }),
-    link: ({ name, url }) => {
-      const install = {
-        name,
-        type: "http",
-        url,
-        headers: bearer(`\${input:${promptId(name)}}`),
+    byKey: {
+      key: "prompt",
+      content: ({ name, url }) => ({
+        servers: { [name]: { type: "http", url, headers: bearer(`\${input:${promptId(name)}}`) } },
         inputs: [prompt(name)],
-      };
-      return `vscode:mcp/install?${encodeURIComponent(JSON.stringify(install))}`;
+      }),
+      link: ({ name, url }) =>
+        vscodeLink({
+          name,
+          type: "http",
+          url,
+          headers: bearer(`\${input:${promptId(name)}}`),
+          inputs: [prompt(name)],
+        }),
+      lastStep: "Start the server from the Command Palette (MCP: List Servers); VS Code asks for the key once.",
     },
-    lastStep: "Start the server from the Command Palette (MCP: List Servers); VS Code asks for the key once.",
+    byLogin: {
+      content: ({ name, url }) => ({ servers: { [name]: { type: "http", url } } }),
+      link: ({ name, url }) => vscodeLink({ name, type: "http", url }),
+      lastStep:
+        "Start the server from the Command Palette (MCP: List Servers) and log in with your work account when VS Code asks.",
+    },
   },
-  // cursor.com/docs/mcp: ${env:NAME} is resolved in url and headers.
+  // cursor.com/docs/mcp: ${env:NAME} is resolved in url and headers; auth is for a client that is registered already.
   cursor: {
     title: "Cursor",
     file: { project: ".cursor/mcp.json", user: everywhere("~/.cursor/mcp.json") },
     format: "json",
-    key: "variable",
-    content: ({ name, url }) => ({
-      mcpServers: { [name]: { url, headers: bearer(`\${env:${keyVariable(name)}}`) } },
-    }),
-    link: ({ name, url }) => {
-      const config = Buffer.from(JSON.stringify({ url, headers: bearer(`\${env:${keyVariable(name)}}`) }));
-      const query = new URLSearchParams({ name, config: config.toString("base64") });
-      return `cursor://anysphere.cursor-deeplink/mcp/install?${query}`;
+    byKey: {
+      key: "variable",
+      content: (target) => ({ mcpServers: { [target.name]: cursorByKey(target) } }),
+      link: (target) => cursorLink(target.name, cursorByKey(target)),
+      lastStep: "Start Cursor from a shell that has the variable, and switch the server on in Settings > MCP.",
+      // Cursor ignores headers where a server offers a login.
+      besideLogin: {
+        key: "header-file",
+        content: (target) => ({ mcpServers: { [target.name]: bridgeByKey(target) } }),
+        lastStep: "Switch the server on in Settings > MCP.",
+      },
     },
-    lastStep: "Start Cursor from a shell that has the variable, and switch the server on in Settings > MCP.",
+    byLogin: {
+      content: (target, login) => ({ mcpServers: { [target.name]: cursorByLogin(target, login) } }),
+      link: (target, login) => cursorLink(target.name, cursorByLogin(target, login)),
+      lastStep: "Switch the server on in Settings > MCP, and log in from there.",
+    },
   },
   // code.claude.com/docs/en/mcp: ${VAR} is expanded in a project's .mcp.json; ~/.claude.json is Claude Code's own.
   "claude-code": {
     title: "Claude Code",
     file: { project: ".mcp.json" },
     format: "json",
-    key: "variable",
-    content: ({ name, url }) => ({
-      mcpServers: { [name]: { type: "http", url, headers: bearer(`\${${keyVariable(name)}}`) } },
-    }),
-    lastStep: "Start claude in the project from a shell that has the variable, and approve the server when asked.",
+    byKey: {
+      key: "variable",
+      content: ({ name, url }) => ({
+        mcpServers: { [name]: { type: "http", url, headers: bearer(`\${${keyVariable(name)}}`) } },
+      }),
+      lastStep: "Start claude in the project from a shell that has the variable, and approve the server when asked.",
+    },
+    byLogin: {
+      content: ({ name, url }, { ideClientId }) => ({
+        mcpServers: { [name]: { type: "http", url, oauth: { clientId: ideClientId } } },
+      }),
+      lastStep: "Start claude in the project, approve the server when asked, and log in by /mcp.",
+    },
   },
-  // Its file is for local commands, gets few of the user's variables and expands none: hence bridge and header file.
+  // Its file is for local commands, gets few of the user's variables and expands none: hence the bridge.
   "claude-desktop": {
     title: "Claude Desktop",
     file: {
@@ -181,45 +255,79 @@ const FACTS: Readonly<Record<Client, ClientFacts>> = {
       },
     },
     format: "json",
-    key: "header-file",
-    content: (target) => ({ mcpServers: { [target.name]: bridgeEntry(target) } }),
-    lastStep: "Quit Claude Desktop altogether and start it again.",
+    byKey: {
+      key: "header-file",
+      content: (target) => ({ mcpServers: { [target.name]: bridgeByKey(target) } }),
+      lastStep: "Quit Claude Desktop altogether and start it again.",
+    },
+    byLogin: {
+      content: (target) => ({ mcpServers: { [target.name]: bridgeByLogin(target) } }),
+      lastStep: "Quit Claude Desktop altogether, start it again, and log in in the browser that opens.",
+    },
   },
-  // developers.openai.com/codex/mcp: the bearer token comes from the variable named, an inline one is refused.
+  // developers.openai.com/codex/mcp: the bearer token comes from the variable named, an inline one is refused; oauth is
+  // for a client that is registered already.
   codex: {
     title: "Codex",
     file: { project: ".codex/config.toml", user: everywhere("~/.codex/config.toml") },
     format: "toml",
-    key: "variable",
-    content: ({ name, url }) => ({
-      mcp_servers: { [name]: { url, bearer_token_env_var: keyVariable(name) } },
-    }),
-    lastStep:
-      "Start codex from a shell that has the variable; /mcp lists the server. A project's own file counts once the project is trusted.",
+    byKey: {
+      key: "variable",
+      content: ({ name, url }) => ({
+        mcp_servers: { [name]: { url, bearer_token_env_var: keyVariable(name) } },
+      }),
+      lastStep:
+        "Start codex from a shell that has the variable; /mcp lists the server. A project's own file counts once the project is trusted.",
+    },
+    byLogin: {
+      content: ({ name, url }, { ideClientId }) => ({
+        mcp_servers: { [name]: { url, oauth: { client_id: ideClientId, callback_url: "http://127.0.0.1/callback" } } },
+      }),
+      lastStep:
+        "Log in by codex mcp login and the server's name; /mcp lists it. A project's own file counts once the project is trusted.",
+    },
   },
   // geminicli.com/docs/tools/mcp-server: $VAR and ${VAR} are resolved in every string of settings.json.
   gemini: {
     title: "Gemini CLI",
     file: { project: ".gemini/settings.json", user: everywhere("~/.gemini/settings.json") },
     format: "jsonc",
-    key: "variable",
-    content: ({ name, url }) => ({
-      mcpServers: { [name]: { httpUrl: url, headers: bearer(`\${${keyVariable(name)}}`) } },
-    }),
-    lastStep: "Start gemini from a shell that has the variable; /mcp lists the server.",
+    byKey: {
+      key: "variable",
+      content: ({ name, url }) => ({
+        mcpServers: { [name]: { httpUrl: url, headers: bearer(`\${${keyVariable(name)}}`) } },
+      }),
+      lastStep: "Start gemini from a shell that has the variable; /mcp lists the server.",
+    },
+    byLogin: {
+      content: ({ name, url }, login) => ({
+        mcpServers: {
+          [name]: { httpUrl: url, oauth: { enabled: true, clientId: login.ideClientId, scopes: wanted(login) } },
+        },
+      }),
+      lastStep: "Start gemini and log in by /mcp auth and the server's name.",
+    },
   },
-  // docs.windsurf.com/windsurf/cascade/mcp: ${env:NAME} is resolved in serverUrl and headers.
+  // docs.windsurf.com/windsurf/cascade/mcp: ${env:NAME} is resolved in serverUrl and headers; there is no place for the
+  // id of a registered client, hence the bridge for a login.
   windsurf: {
     title: "Windsurf",
     file: { user: everywhere("~/.codeium/windsurf/mcp_config.json") },
     format: "json",
-    key: "variable",
-    content: ({ name, url }) => ({
-      mcpServers: { [name]: { serverUrl: url, headers: bearer(`\${env:${keyVariable(name)}}`) } },
-    }),
-    lastStep: "Start Windsurf from a shell that has the variable, and refresh the servers in the Cascade panel.",
+    byKey: {
+      key: "variable",
+      content: ({ name, url }) => ({
+        mcpServers: { [name]: { serverUrl: url, headers: bearer(`\${env:${keyVariable(name)}}`) } },
+      }),
+      lastStep: "Start Windsurf from a shell that has the variable, and refresh the servers in the Cascade panel.",
+    },
+    byLogin: {
+      content: (target) => ({ mcpServers: { [target.name]: bridgeByLogin(target) } }),
+      lastStep: "Refresh the servers in the Cascade panel, and log in in the browser that opens.",
+    },
   },
-  // Zed sends a remote server's headers as they are written (zed-industries/zed#60459): hence bridge and header file.
+  // Zed sends a remote server's headers as they are written (zed-industries/zed#60459), and asks for the secret of a
+  // client that has none (zed-industries/zed#62637): hence the bridge for both.
   zed: {
     title: "Zed",
     file: {
@@ -230,9 +338,15 @@ const FACTS: Readonly<Record<Client, ClientFacts>> = {
       },
     },
     format: "jsonc",
-    key: "header-file",
-    content: (target) => ({ context_servers: { [target.name]: { source: "custom", ...bridgeEntry(target) } } }),
-    lastStep: "Zed starts the server as soon as the file is saved; the Agent Panel's settings show it.",
+    byKey: {
+      key: "header-file",
+      content: (target) => ({ context_servers: { [target.name]: { source: "custom", ...bridgeByKey(target) } } }),
+      lastStep: "Zed starts the server as soon as the file is saved; the Agent Panel's settings show it.",
+    },
+    byLogin: {
+      content: (target) => ({ context_servers: { [target.name]: { source: "custom", ...bridgeByLogin(target) } } }),
+      lastStep: "Zed starts the server as soon as the file is saved; log in in the browser that opens.",
+    },
   },
 };
 
@@ -246,16 +360,29 @@ export function clientTitle(client: Client): string {
   return FACTS[client].title;
 }
 
-/** One client's configuration for one server. */
+/** One client's configuration for one server: by login where the server offers one, unless the key is asked for. */
 export function ideConfig(client: Client, target: IdeTarget): IdeConfig {
-  const facts = FACTS[client];
-  const complete: Required<IdeTarget> = {
-    ...target,
+  const { title, file, format, byKey, byLogin } = FACTS[client];
+  const complete: Target = {
+    name: target.name,
+    url: target.url,
     headerFile: target.headerFile ?? defaultHeaderFile(target.name),
     bridge: target.bridge ?? ["npx", "-y", BRIDGE],
   };
-  const place = facts.file.project ?? "your user settings file";
-  const keySteps: Record<ClientFacts["key"], readonly string[]> = {
+  const merge = `Merge this into ${file.project ?? "your user settings file"}.`;
+  const who = { client, title, name: target.name, file, format };
+  const { login } = target;
+  if (login && !target.byKey) {
+    return {
+      ...who,
+      content: byLogin.content(complete, login),
+      signIn: "login",
+      ...(byLogin.link && { link: byLogin.link(complete, login) }),
+      howto: [merge, byLogin.lastStep],
+    };
+  }
+  const way = (login && byKey.besideLogin) ?? byKey;
+  const keySteps: Record<ByKey["key"], readonly string[]> = {
     prompt: [],
     variable: [`Put the key into the environment variable ${keyVariable(target.name)}.`],
     "header-file": [
@@ -264,16 +391,13 @@ export function ideConfig(client: Client, target: IdeTarget): IdeConfig {
     ],
   };
   return {
-    client,
-    title: facts.title,
-    name: target.name,
-    file: facts.file,
-    format: facts.format,
-    content: facts.content(complete),
-    ...(facts.key === "variable" && { keyVariable: keyVariable(target.name) }),
-    ...(facts.key === "header-file" && { headerFile: complete.headerFile }),
-    ...(facts.link && { link: facts.link(complete) }),
-    howto: [`Merge this into ${place}.`, ...keySteps[facts.key], facts.lastStep],
+    ...who,
+    content: way.content(complete),
+    signIn: "key",
+    ...(way.key === "variable" && { keyVariable: keyVariable(target.name) }),
+    ...(way.key === "header-file" && { headerFile: complete.headerFile }),
+    ...(way.link && { link: way.link(complete) }),
+    howto: [merge, ...keySteps[way.key], way.lastStep],
   };
 }
 

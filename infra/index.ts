@@ -1,6 +1,7 @@
 import { getStack, type Output, runtime } from "@pulumi/pulumi";
 import { Cache } from "./azure/cache.ts";
 import { Cluster } from "./azure/cluster.ts";
+import { EntraApp } from "./azure/entra-app.ts";
 import { KeyVault } from "./azure/key-vault.ts";
 import { Network } from "./azure/network.ts";
 import { Registry } from "./azure/registry.ts";
@@ -55,6 +56,11 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
   cache?.grantUse(server);
   cache?.grantUse(worker);
 
+  // Who may call
+  const { authentication } = settings;
+  const entra = authentication.entra && new EntraApp("entra", { site, settings: authentication.entra });
+  const apiKey = authentication.apiKeys ? new ApiKey("api-key", { stack: settings.stack, vault }) : undefined;
+
   // What the cluster runs for everyone
   const { inCluster } = cluster;
   const monitoring = new Monitoring("monitoring", { vault, sizes: settings.cluster }, inCluster);
@@ -81,7 +87,6 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
     },
     { ...inCluster, dependsOn: [envoy, certManager] },
   );
-  const apiKey = new ApiKey("api-key", { stack: settings.stack, vault });
   const workspace = new Workspace(
     "workspace",
     { settings: settings.workspace, share: storage.workspaceShare, namespace },
@@ -96,11 +101,23 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
       image,
       workspace,
       gateway,
-      apiKey,
+      callers: { entra, apiKey, accessPolicy: settings.accessPolicy, origins: settings.corsOrigins },
       backing: { vault, jobs, storage, cache, telemetry },
     },
     { ...inCluster, dependsOn: [keda, envoy] },
   );
 
-  return stackOutputs({ settings, site, cluster, registry, vault, monitoring, mcpServer, image, apiKey });
+  return stackOutputs({
+    settings,
+    site,
+    cluster,
+    registry,
+    vault,
+    storage,
+    monitoring,
+    mcpServer,
+    image,
+    entra,
+    apiKey,
+  });
 }

@@ -46,6 +46,11 @@ export function identityName(purpose: string, { name, stack }: NameParts): strin
   return `id-${name}-${stack}-${purpose}`;
 }
 
+/** An Entra application's name, which people see when they log in: `mcp-dev`, `mcp-dev-ide`. */
+export function applicationName({ name, stack }: NameParts, purpose?: string): string {
+  return [name, stack, purpose].filter((part) => part !== undefined).join("-");
+}
+
 /** A private endpoint's name: `pep-mcp-dev-registry`. */
 export function privateEndpointName(target: string, { name, stack }: NameParts): string {
   return `pep-${name}-${stack}-${target}`;

@@ -1,8 +1,11 @@
 import { type Input, interpolate, type Output, output } from "@pulumi/pulumi";
+import { REGISTER_SECRET } from "../server/auth/key-register.ts";
 import type { Cluster } from "./azure/cluster.ts";
+import type { EntraApp } from "./azure/entra-app.ts";
 import type { KeyVault } from "./azure/key-vault.ts";
 import type { Registry } from "./azure/registry.ts";
 import type { Site } from "./azure/site.ts";
+import type { Storage } from "./azure/storage.ts";
 import { ideConfigs, targetName } from "./ide-configs.ts";
 import type { Monitoring } from "./platform/monitoring.ts";
 import type { ManagementPlanes, Settings } from "./settings.ts";
@@ -15,11 +18,15 @@ export interface StackOutputsArgs {
   readonly site: Pick<Site, "resourceGroupName">;
   readonly cluster: Pick<Cluster, "name">;
   readonly registry: Pick<Registry, "loginServer">;
-  readonly vault: Pick<KeyVault, "name">;
+  readonly vault: Pick<KeyVault, "name" | "uri">;
+  readonly storage: Pick<Storage, "tableEndpoint" | "tableName">;
   readonly monitoring: Pick<Monitoring, "namespace" | "grafana">;
   readonly mcpServer: Pick<McpServer, "endpoint" | "healthUrl">;
   readonly image: Pick<ServerImage, "reference">;
-  readonly apiKey: Pick<ApiKey, "vaultSecretName">;
+  /** Absent: tokens of Entra are not accepted. */
+  readonly entra?: Pick<EntraApp, "tenantId" | "clientId" | "ideClientId" | "scopes" | "setup">;
+  /** Absent: keys are not accepted. */
+  readonly apiKey?: Pick<ApiKey, "vaultSecretName">;
 }
 
 /** Local port of Grafana behind `kubectl port-forward`. */
@@ -30,7 +37,7 @@ const GRAFANA_PORT = 3000;
  * command that fetches it with the reader's own rights.
  */
 export function stackOutputs(args: StackOutputsArgs): Record<string, Output<unknown>> {
-  const { settings, site, cluster, registry, vault, monitoring, mcpServer, image, apiKey } = args;
+  const { settings, site, cluster, registry, vault, storage, monitoring, mcpServer, image, entra, apiKey } = args;
   const name = targetName(settings);
   const from = whoReaches(settings.managementPlanes);
   return {
@@ -52,11 +59,28 @@ export function stackOutputs(args: StackOutputsArgs): Record<string, Output<unkn
       passwordCommand: showSecret(vault.name, monitoring.grafana.secretName),
       from,
     }),
-    /** How to fetch the key that the endpoint asks for. */
-    apiKey: output({ command: showSecret(vault.name, apiKey.vaultSecretName), from }),
+    /** How people log in: ids and names, none of them secret. */
+    ...(entra && { entra: output(login(entra)) }),
+    /** What an administrator of the tenant has to see to, a step each, where the stack creates nothing in Entra. */
+    ...(entra && entra.setup.length > 0 && { entraSetup: output(entra.setup) }),
+    /** How to fetch the key that was made with the deployment, and where further ones are kept, by `mcp-aks keys`. */
+    ...(apiKey && {
+      apiKey: output({ command: showSecret(vault.name, apiKey.vaultSecretName), from }),
+      keyRegister: output({
+        vaultUrl: vault.uri,
+        secretName: REGISTER_SECRET,
+        lastUsed: { tableEndpoint: storage.tableEndpoint, tableName: storage.tableName },
+      }),
+    }),
     /** Each client's configuration; `npm run connect` merges it into the client's file. */
-    ideConfigs: output(mcpServer.endpoint).apply((url) => ideConfigs({ name, url })),
+    ideConfigs: output({ url: mcpServer.endpoint, login: entra && login(entra) }).apply(({ url, login }) =>
+      ideConfigs({ name, url, login }),
+    ),
   };
+}
+
+function login({ tenantId, clientId, ideClientId, scopes }: NonNullable<StackOutputsArgs["entra"]>) {
+  return { tenantId, clientId, ideClientId, scopes };
 }
 
 function showSecret(vault: Input<string>, secret: Input<string>): Output<string> {

@@ -1,6 +1,8 @@
 import { RunError } from "@pulumi/pulumi";
 import { closest, distance } from "fastest-levenshtein";
 import { z } from "zod";
+import { parseAccessPolicy } from "../server/auth/roles.ts";
+import { EnvironmentError, ROLES, type Role } from "../server/config.ts";
 
 /** The project's name in Pulumi.yaml, and so the namespace of every setting. */
 export const PROJECT = "mcp";
@@ -45,6 +47,36 @@ export interface Settings {
   readonly workspace: { readonly kind: "nfs" | "emptyDir"; readonly sizeGiB: number };
   readonly server: { readonly replicas: Range; readonly commands: Commands };
   readonly keda: { readonly role: "queue-reader" | "receiver" };
+  readonly authentication: Authentication;
+  /** Which app roles, groups and tools go with which role, as the server's ACCESS_POLICY has it; absent: its default. */
+  readonly accessPolicy?: string;
+  /** Web origins whose pages may call the endpoint. */
+  readonly corsOrigins: readonly string[];
+}
+
+/** How callers prove who they are; one of the two at least. */
+export interface Authentication {
+  readonly apiKeys: boolean;
+  readonly entra?: EntraSettings;
+}
+
+export interface EntraSettings {
+  /** Applications that stand in the tenant already; absent: the stack makes its own. */
+  readonly existing?: { readonly clientId: string; readonly ideClientId: string };
+  /** A public client of one's own for IDEs, beside an application that the stack makes; absent: it makes that, too. */
+  readonly ideClientId?: string;
+  /** Tenants whose users may come; empty: the subscription's. */
+  readonly allowedTenants: readonly string[];
+  /** Further client applications that need no consent. */
+  readonly clientIds: readonly string[];
+  /** Who gets which role; empty: whoever runs `pulumi up` is admin. */
+  readonly roleAssignments: readonly AppRoleGrant[];
+}
+
+export interface AppRoleGrant {
+  readonly role: Role;
+  readonly type: Admin["type"];
+  readonly objectId: string;
 }
 
 /** Who reaches the API server, the registry and the vault: everyone, named ranges, or the network alone. */
@@ -82,6 +114,7 @@ export class SettingsError extends RunError {
 /** The stacks' table: what each profile means where the stack's file is silent. */
 const PROFILES = {
   dev: {
+    authentication: "entra,api-key",
     aksTier: "Free",
     systemPool: "1-3",
     userPool: "none",
@@ -104,6 +137,7 @@ const PROFILES = {
     protect: "off",
   },
   staging: {
+    authentication: "entra",
     aksTier: "Standard",
     systemPool: "2-2",
     userPool: "2-5",
@@ -126,6 +160,7 @@ const PROFILES = {
     protect: "off",
   },
   prod: {
+    authentication: "entra",
     aksTier: "Standard",
     systemPool: "3-3",
     userPool: "3-10",
@@ -269,6 +304,55 @@ const admin = text(
   return { type, objectId };
 });
 
+const GUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+/** Entra's ids are compared without case; one spelling keeps resource names and lists from differing by it. */
+const guid = (mend: string) => text(GUID, mend).transform((id) => id.toLowerCase());
+const optionalGuid = (mend: string) =>
+  z
+    .union(
+      [z.literal("").transform(() => undefined), guid(mend)],
+      refuse((v) => `${v} ${mend}`),
+    )
+    .optional();
+
+const PRINCIPALS = { user: "User", group: "Group", serviceprincipal: "ServicePrincipal" } as const;
+const roleAssignment = text(
+  new RegExp(`^(${ROLES.join("|")}):(user|group|servicePrincipal):[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`, "i"),
+  'is not an assignment; write "<role>:<kind>:<object id>", the role one of reader, operator, admin, the kind one of user, group, servicePrincipal',
+).transform((value): AppRoleGrant => {
+  const [role, kind, objectId] = value.toLowerCase().split(":") as [Role, keyof typeof PRINCIPALS, string];
+  return { role, type: PRINCIPALS[kind], objectId };
+});
+
+/** RFC 6454: scheme, host and port, and no more; the server compares whole origins, so a pattern would match nothing. */
+const origin = z.string(refuse((v) => `${v} is not text; write an origin such as "https://app.example.com"`)).refine(
+  (value) => {
+    const url = URL.parse(value);
+    const plain = url?.protocol === "https:" || (url?.protocol === "http:" && url.hostname === "localhost");
+    return plain && url?.origin === value;
+  },
+  refuse(
+    (v) =>
+      `${v} is not a web origin; write scheme and host such as "https://app.example.com", without a path, a trailing slash or *, and http for localhost alone`,
+  ),
+);
+
+/** A JSON object, checked by the server's own reader; undefined for an empty one. */
+const accessPolicy = z
+  .string()
+  .default("{}")
+  .transform((json, context): string | undefined => {
+    if (json === "" || json === "{}") return undefined;
+    try {
+      parseAccessPolicy(json);
+      return json;
+    } catch (error) {
+      const mends = error instanceof EnvironmentError ? error.faults.map(({ mend }) => mend) : [String(error)];
+      for (const message of mends) context.addIssue({ code: "custom", message });
+      return z.NEVER;
+    }
+  });
+
 const tag = text(
   /^[^<>%&\\?/=]{1,128}=.{0,256}$/,
   'is not a tag; write "key=value", the key without < > % & \\ ? / and up to 128 characters',
@@ -368,6 +452,16 @@ const StackFile = z.object({
     'is neither "any" nor a list of programs; write them like "cat,grep,/opt/tools/lint"',
   ).default(BY_PROFILE),
   kedaRole: oneOf("queue-reader", "receiver").default("queue-reader"),
+  authentication: byProfile("entra", "entra,api-key", "api-key"),
+  entraClientId: optionalGuid("is not a client id; copy the application's from \"az ad app list --query '[].appId'\""),
+  oauthClientId: optionalGuid(
+    "is not a client id; copy the public client's from \"az ad app list --query '[].appId'\"",
+  ),
+  allowedTenants: list(guid('is not a tenant id; copy it from "az account show --query tenantId"')),
+  clientIds: list(guid("is not a client id; write the application's GUID, not its name")),
+  roleAssignments: list(roleAssignment),
+  accessPolicy,
+  corsOrigins: list(origin),
 });
 
 /** The keys a stack's file may carry, without the namespace. */
@@ -474,6 +568,48 @@ function complete(stack: string, file: File, profile: Profile, faults: string[])
       },
     },
     keda: { role: file.kedaRole },
+    authentication: authentication(file, choose("authentication"), faults),
+    accessPolicy: file.accessPolicy,
+    corsOrigins: [...new Set(file.corsOrigins)],
+  };
+}
+
+/** Keys that say something of Entra alone. */
+const ENTRA_KEYS = ["entraClientId", "oauthClientId", "allowedTenants", "clientIds", "roleAssignments"] as const;
+
+function authentication(file: File, methods: Profile["authentication"] | "api-key", faults: string[]): Authentication {
+  const apiKeys = methods !== "entra";
+  if (methods === "api-key") {
+    for (const key of ENTRA_KEYS) {
+      const value = file[key];
+      if (value === undefined || value.length === 0) continue;
+      faults.push(
+        `mcp:${key}: ${JSON.stringify(value)} means nothing while mcp:authentication is "api-key"; drop it, or set mcp:authentication to "entra" or "entra,api-key"`,
+      );
+    }
+    return { apiKeys };
+  }
+  const { entraClientId, oauthClientId } = file;
+  if (entraClientId !== undefined && oauthClientId === undefined) {
+    faults.push(
+      `mcp:oauthClientId: missing beside mcp:entraClientId ${JSON.stringify(entraClientId)}; name the public client by which IDEs log in, for the stack creates nothing in Entra then`,
+    );
+  }
+  if (entraClientId !== undefined && entraClientId === oauthClientId) {
+    faults.push(
+      `mcp:oauthClientId: ${JSON.stringify(oauthClientId)} is mcp:entraClientId as well, and Entra gives no application a token for itself; name the other one, a public client`,
+    );
+  }
+  const distinct = new Map(file.roleAssignments.map((grant) => [`${grant.role} ${grant.objectId}`, grant]));
+  return {
+    apiKeys,
+    entra: {
+      existing: entraClientId === undefined ? undefined : { clientId: entraClientId, ideClientId: oauthClientId ?? "" },
+      ideClientId: oauthClientId,
+      allowedTenants: [...new Set(file.allowedTenants)],
+      clientIds: [...new Set(file.clientIds)],
+      roleAssignments: [...distinct.values()],
+    },
   };
 }
 

@@ -7,13 +7,23 @@ import Fastify, {
   LogController,
 } from "fastify";
 import { z } from "zod";
-import { createAuthenticate } from "./auth/authenticate.ts";
+import type { Authenticate } from "./auth/authenticate.ts";
+import { createChallenge } from "./auth/challenge.ts";
+import type { Failures } from "./auth/failures.ts";
+import { createIdentity } from "./auth/identity.ts";
+import { registerOauthFront } from "./auth/oauth-front.ts";
+import { registerOauthMetadata } from "./auth/oauth-metadata.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
+import { parseAccessPolicy } from "./auth/roles.ts";
 import { setSecurityHeaders } from "./auth/security-headers.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
+import { createLimits, type Limits } from "./limits/limits.ts";
+import { createCallGate } from "./mcp/call-gate.ts";
 import { createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
+import { type Audit, createAudit } from "./observability/audit.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
+import type { LineWriter } from "./observability/line-writer.ts";
 import { createMetrics, type Metrics } from "./observability/metrics.ts";
 import { registerOpenapi } from "./openapi.ts";
 import type { Prompt } from "./prompts/define-prompt.ts";
@@ -24,6 +34,9 @@ import { createCommandRunner } from "./services/commands.ts";
 import { createIsolation, type Isolation } from "./services/isolation.ts";
 import { createLeftAnswers, type LeftAnswers } from "./services/left-answers.ts";
 import { createRuntime, type Runtime } from "./services/runtime.ts";
+import type { SharedStore } from "./services/shared-store.ts";
+import { createMemoryStore } from "./services/shared-store-memory.ts";
+import { createRedisStore } from "./services/shared-store-redis.ts";
 import { createFileWatch } from "./services/watch.ts";
 import { openWorkspaces, type Workspaces } from "./services/workspaces.ts";
 import type { Services, Tool } from "./tools/define-tool.ts";
@@ -33,7 +46,15 @@ import { tools as allTools } from "./tools/index.ts";
 export interface Core {
   readonly services: Services;
   readonly metrics: Metrics;
+  readonly audit: Audit;
   readonly protocol: Protocol;
+  readonly shared: Shared;
+}
+
+/** What this process has in common with the server's other replicas. */
+export interface Shared {
+  readonly store: SharedStore;
+  readonly limits: Limits;
 }
 
 /** What a server does for its callers outside its own process, and has to end before it ends itself. */
@@ -55,6 +76,8 @@ export interface Listeners {
   readonly readiness: Readiness;
   readonly mcp: StreamableHttp;
   readonly work: Work;
+  /** Ended when nothing more can happen. */
+  readonly audit: Audit;
 }
 
 export interface App extends Listeners {
@@ -66,8 +89,10 @@ interface Served {
   readonly protocol: Protocol;
   readonly metrics: Metrics;
   readonly runtime: Runtime;
+  readonly shared: Shared;
   readonly work: Work;
   readonly leftAnswers?: LeftAnswers | undefined;
+  readonly audit: Audit;
   /** Details for operators. */
   details(): Promise<Record<string, unknown>>;
 }
@@ -75,10 +100,20 @@ interface Served {
 interface BuildOptions {
   readonly config: Config;
   readonly log: FastifyBaseLogger;
+  /** Where decisions against a request are put on record in place of the audit trail, for tests. */
+  readonly audit?: Pick<Audit, "decided">;
+  /** What slows down addresses that fail again and again. */
+  readonly failures?: Failures;
+  /** Milliseconds since 1970, by which tokens are judged; the machine's clock by default. */
+  readonly now?: () => number;
+  /** The standard stream that the log goes to; the audit trail goes there, too. */
+  readonly stream?: LineWriter;
   /** Others than the server's own, for tests. */
   readonly tools?: readonly Tool[];
   readonly prompts?: readonly Prompt[];
   readonly sources?: readonly ResourceSource[];
+  /** Tells who calls in another way than the configuration has it, for tests. */
+  readonly authenticate?: Authenticate;
   /** Has the SDK answer every request, for tests. */
   readonly plainOff?: boolean;
 }
@@ -91,6 +126,7 @@ const KEEP_ALIVE_TIMEOUT_MS = 75_000;
 export async function buildCore({
   config,
   log,
+  stream,
   tools = allTools,
   prompts = allPrompts,
   sources = resourceSources(createFileWatch()),
@@ -111,9 +147,32 @@ export async function buildCore({
     runtime,
   };
   const metrics = createMetrics(tools.map((tool) => tool.name));
+  const audit = createAudit({ config, log, metrics, version: packageVersion(), stream });
   const resultLimit = config.RESULT_LIMIT_BYTES;
-  const protocol = createProtocol({ tools, prompts, sources, services, metrics, log, resultLimit });
-  return { services, metrics, protocol };
+  const shared = createShared(config, metrics, log);
+  const gate = createCallGate({
+    tools,
+    policy: parseAccessPolicy(config.ACCESS_POLICY),
+    facetContext: { shell: config.COMMAND_SHELL },
+    limits: shared.limits,
+    audit,
+  });
+  const protocol = createProtocol({ tools, gate, prompts, sources, services, metrics, log, resultLimit });
+  return { services, metrics, audit, protocol, shared };
+}
+
+/** The store that replicas share, as far as there may be several, and the limits that are counted in it. */
+export function createShared(config: Config, metrics: Metrics, log: FastifyBaseLogger): Shared {
+  const { REDIS_HOST: host, REDIS_PORT: port, REDIS_TLS: tls, REDIS_AUTH: auth } = config;
+  const onChange = (healthy: boolean, reason: string | undefined) => {
+    metrics.limitsStoreHealthy(healthy);
+    if (healthy) log.info({ event: "redis.connected", host });
+    else log.warn({ event: "redis.lost", host, reason, limits: "each replica counts by itself" });
+  };
+  // Without Redis this process is all there is, and counts for all. With it, that has to be seen first.
+  metrics.limitsStoreHealthy(host === undefined);
+  const store = host === undefined ? createMemoryStore() : createRedisStore({ host, port, tls, auth, onChange });
+  return { store, limits: createLimits({ config, store, metrics }) };
 }
 
 /** Builds the server with its tools, listening on nothing and touching no state of the process. */
@@ -128,6 +187,7 @@ export async function buildApp(options: BuildOptions): Promise<App> {
       (error: unknown) => ({ unavailable: error instanceof Error ? error.message : String(error) }),
     ),
     workspace: await workspaces.space().catch(() => "unavailable"),
+    sharedStore: { kind: core.shared.store.kind, healthy: core.shared.store.healthy },
   });
   // Beside the callers' own workspaces, which replicas share; the plain one is somebody's, and has nothing of ours in it.
   const leftAnswers =
@@ -138,21 +198,31 @@ export async function buildApp(options: BuildOptions): Promise<App> {
 
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
-  { config, log }: Pick<BuildOptions, "config" | "log">,
-  { protocol, metrics, runtime, work, leftAnswers, details }: Served,
+  options: Pick<BuildOptions, "config" | "log" | "audit" | "failures" | "now" | "authenticate">,
+  { protocol, metrics, runtime, shared, work, leftAnswers, audit, details }: Served,
 ): Promise<Listeners> {
+  const { config, log, failures, now } = options;
   const readiness = createReadiness();
+  const identity = await createIdentity({ config, log, store: shared.store, failures, now });
   const mcp = createStreamableHttp({
     protocol,
-    authenticate: createAuthenticate(config),
+    authenticate: options.authenticate ?? identity.authenticate,
+    stillHolds: identity.stillHolds,
+    tickets: identity.tickets,
+    challenge: createChallenge(config),
     refuseForeign: createRefuseForeign(config),
+    audit: options.audit ?? audit,
+    limits: shared.limits,
     metrics,
     log,
     bodyLimit: config.REQUEST_BODY_LIMIT_BYTES,
     leftAnswers,
   });
 
-  const app = await listener(log);
+  const app = await listener(log, {
+    trustProxy: config.TRUSTED_PROXY_HOPS,
+    audit,
+  });
   // While draining, clients are asked to connect anew, which brings them to another replica. Event streams name their
   // own Connection header, so the connection is ended as well, once its answer is out.
   app.addHook("onRequest", (request, reply, done) => {
@@ -162,16 +232,27 @@ export async function buildListeners(
     }
     done();
   });
+  app.addHook("onClose", () => identity.close());
   await app.register(mcp.upgrades);
   if (config.OPENAPI_DOCS) registerOpenapi(app, { config, runtime });
   await app.register(probes, { readiness });
+  registerOauthMetadata(app, config);
+  registerOauthFront(app, { config, failures: identity.failures });
   await app.register(mcp.plugin);
   app.get("/", async () => ({ name: runtime.name, endpoint: "/mcp", transport: "streamable-http" }));
 
   const operator = await listener(log);
-  await operator.register(operatorPages, { config, metrics, readiness, runtime, details });
+  // The operators' listener is the last to close.
+  operator.addHook("onClose", () => shared.store.close());
+  await operator.register(operatorPages, {
+    config,
+    metrics,
+    readiness,
+    runtime,
+    details: async () => ({ audit: audit.details(), ...(await details()) }),
+  });
 
-  return { app, operator, readiness, mcp, work };
+  return { app, operator, readiness, mcp, work, audit };
 }
 
 /** What a caller's own workspace may hold, unless the configuration says otherwise. */
@@ -204,12 +285,15 @@ async function openConfiguredWorkspaces(config: Config, log: FastifyBaseLogger):
 
 /** Finds out what keeps commands apart here, and says so in the log. */
 function findIsolation(config: Config, { root }: Workspaces, log: FastifyBaseLogger): Promise<Isolation> {
-  const token = process.env.AZURE_FEDERATED_TOKEN_FILE;
+  // Directories of files that no command may read. Devices are everybody's.
+  const ownFiles = [process.env.AZURE_FEDERATED_TOKEN_FILE, config.AUDIT_FILE].flatMap((file) => {
+    return file === undefined || file.startsWith("/dev/") ? [] : [dirname(file)];
+  });
   const isolation = createIsolation({
     mode: config.COMMAND_ISOLATION,
     network: config.COMMAND_NETWORK,
     workspaces: root,
-    hidden: [...config.COMMAND_HIDDEN_PATHS, ...(token === undefined ? [] : [dirname(token)])],
+    hidden: [...config.COMMAND_HIDDEN_PATHS, ...ownFiles],
     programs: config.COMMAND_ALLOWED_PROGRAMS,
   });
   isolation.then(
@@ -242,7 +326,16 @@ function withinMemory(
   return { reader: bounded(limits.reader), operator: bounded(limits.operator), admin: bounded(limits.admin) };
 }
 
-async function listener(log: FastifyBaseLogger): Promise<FastifyInstance> {
+interface ListenerOptions {
+  /** Proxies in front whose word on the client's address is taken. */
+  readonly trustProxy?: number;
+  readonly audit?: Pick<Audit, "decided"> | undefined;
+}
+
+async function listener(
+  log: FastifyBaseLogger,
+  { trustProxy = 0, audit }: ListenerOptions = {},
+): Promise<FastifyInstance> {
   const app = Fastify({
     // Fastify's own lines below a warning are prose about what the server's events say already.
     loggerInstance: log.child({}, { level: ["error", "fatal", "silent"].includes(log.level) ? log.level : "warn" }),
@@ -252,9 +345,22 @@ async function listener(log: FastifyBaseLogger): Promise<FastifyInstance> {
     schemaController: NO_SCHEMAS,
     requestTimeout: REQUEST_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+    // Fastify trusts no proxy for a mere number. Nothing but the proxies can reach the port; the network sees to that.
+    trustProxy: trustProxy > 0 && ((_address, hop) => hop < trustProxy),
+    clientErrorHandler(error, socket) {
+      // A client that went away has asked for nothing.
+      if (error.code === "ECONNRESET" || !socket.writable) return socket.destroy();
+      const { remoteAddress: address } = socket;
+      audit?.decided({ decision: "refused", reason: `no HTTP: ${error.code}`, ...(address && { address }) });
+      const status = MALFORMED[error.code] ?? "400 Bad Request";
+      socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
+    },
   });
   app.addHook("onRequest", setSecurityHeaders);
-  app.setNotFoundHandler((_request, reply) => {
+  app.setNotFoundHandler((request, reply) => {
+    const { method, ip: address } = request;
+    const path = request.url.split("?", 1)[0] ?? "";
+    audit?.decided({ decision: "refused", reason: "no such path", address, method, path });
     return reply.code(404).send({ error: "not_found", message: "Nothing is here; the MCP endpoint is POST /mcp." });
   });
   return app;
@@ -271,6 +377,12 @@ const NO_SCHEMAS: FastifyServerOptions["schemaController"] = {
 function refuseSchema(): never {
   throw new Error("A route has a schema; check what it takes with zod, and describe it in server/openapi.ts.");
 }
+
+/** Answers to what Node takes for no request, by its code for it; 400 to all else. */
+const MALFORMED: Readonly<Record<string, string>> = {
+  ERR_HTTP_REQUEST_TIMEOUT: "408 Request Timeout",
+  HPE_HEADER_OVERFLOW: "431 Request Header Fields Too Large",
+};
 
 export function packageVersion(): string {
   const manifest: unknown = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8"));

@@ -1,4 +1,4 @@
-import { resolve } from "node:path";
+import { dirname, resolve, sep } from "node:path";
 import { z } from "zod";
 
 /*
@@ -74,7 +74,10 @@ function parseRoleLimits(value: string): Partial<Record<Role, Partial<CommandLim
 }
 
 /** Variables whose values never appear in a message, a log line or a page. */
-const SECRET_VARIABLES: ReadonlySet<string> = new Set(["API_KEY_HASHES", "APPLICATIONINSIGHTS_CONNECTION_STRING"]);
+export const SECRET_VARIABLES: ReadonlySet<string> = new Set([
+  "API_KEY_HASHES",
+  "APPLICATIONINSIGHTS_CONNECTION_STRING",
+]);
 
 /** Trims, and takes an empty string for an unset variable: Kubernetes and shells can hardly express the difference. */
 const blankAsUnset = (value: unknown): unknown => {
@@ -98,6 +101,9 @@ const wholeNumber = (min: number, max: number, unit = "") => {
     .transform(Number)
     .refine((value) => value >= min && value <= max, mend);
 };
+
+/** Far above what one process can serve. */
+const MOST_A_MINUTE = 1_000_000_000;
 
 const flag = z.enum(["true", "false"], { error: "must be true or false" }).transform((value) => value === "true");
 
@@ -138,6 +144,11 @@ const httpsEndpoint = text(
   (value) => parsedUrl(value)?.protocol === "https:",
 );
 
+const guid = z
+  .guid("must be a GUID such as 11111111-2222-3333-4444-555555555555")
+  // Tokens have them in small letters, and are compared as they are.
+  .transform((value) => value.toLowerCase());
+
 const variables = {
   /** Address to listen on, for both ports. Default 127.0.0.1; `0.0.0.0` in a container. */
   HOST: withDefault(
@@ -168,12 +179,54 @@ const variables = {
     "workspace",
   ),
   /** How callers prove who they are. Default `none`, which is for loopback. */
-  AUTH_MODE: withDefault(z.enum(["none", "api-key"], { error: "must be none or api-key" }), "none"),
+  AUTH_MODE: withDefault(
+    z.enum(["none", "api-key", "entra", "entra,api-key"], { error: "must be none, api-key, entra or entra,api-key" }),
+    "none",
+  ),
+  /** Entra tenant that people and applications sign in to: a GUID. */
+  ENTRA_TENANT_ID: optional(guid),
+  /** Entra application that this server is, by its client id: a GUID. Tokens must be issued for it. */
+  ENTRA_CLIENT_ID: optional(guid),
+  /** Tenants whose tokens are accepted, comma-separated GUIDs. Default: ENTRA_TENANT_ID alone. */
+  ENTRA_ALLOWED_TENANTS: optional(commaList(guid).refine((tenants) => tenants.length > 0, "must name a tenant")),
+  /** `true` accepts tokens of version 1.0 too, which applications without requestedAccessTokenVersion 2 get. Default false. */
+  ENTRA_V1_TOKENS: withDefault(flag, "false"),
+  /** Entra's address in this cloud, set in pods by workload identity. Default https://login.microsoftonline.com/. */
+  AZURE_AUTHORITY_HOST: withDefault(
+    text("must be an https:// URL without path or credentials; http:// is for loopback", (value) => {
+      const url = parsedUrl(value);
+      if (url === undefined || url.pathname !== "/" || url.search !== "" || url.hash !== "") return false;
+      return url.protocol === "https:" || (url.protocol === "http:" && isLoopback(url.hostname));
+    }).transform((value) => new URL(value).href),
+    "https://login.microsoftonline.com/",
+  ),
+  /**
+   * Public client of the same tenant, by its client id, that IDEs without a registration of their own sign in as.
+   * Unset, every client has to bring one.
+   */
+  OAUTH_CLIENT_ID: optional(guid),
+  /** Proxies in front that append the client's address to X-Forwarded-For, 0 to 4. Default 0: the header is not read. */
+  TRUSTED_PROXY_HOPS: withDefault(wholeNumber(0, 4), "0"),
   /** Keys accepted by `api-key`: comma-separated `sha256:` and 64 hex digits, each the SHA-256 of a whole key. */
   API_KEY_HASHES: optional(
     commaList(
       z.string().regex(/^sha256:[0-9a-f]{64}$/i, "must be a comma-separated list of sha256:<64 hex digits>, one a key"),
     ).transform((hashes) => hashes.map((hash) => hash.slice("sha256:".length).toLowerCase())),
+  ),
+  /**
+   * Who has which role, and what roles may do beside what the tools say, as JSON: see `server/auth/roles.ts`. Default: the
+   * application's app roles carry the roles, and each tool needs its own.
+   */
+  ACCESS_POLICY: optional(z.string()),
+  /** JSON file with the register of API keys, written by `mcp-aks keys`; reread when it changes. */
+  API_KEYS_FILE: optional(
+    text("must be the path of a file", (value) => !value.includes("\0")).transform((value) => resolve(value)),
+  ),
+  /** Secret of KEY_VAULT_URL with the register of API keys; reread every minute. A secret that is not there has no keys. */
+  API_KEYS_SECRET: optional(
+    text("must be the name of a Key Vault secret: 1 to 127 letters, digits or dashes", (value) =>
+      /^[a-z0-9-]{1,127}$/i.test(value),
+    ),
   ),
   /** `true` lets a server without authentication listen beyond loopback. Default false. */
   ALLOW_UNAUTHENTICATED: withDefault(flag, "false"),
@@ -290,6 +343,43 @@ const variables = {
    * the port. Default: true on loopback, false elsewhere.
    */
   OPENAPI_DOCS: optional(flag),
+  /** `false` keeps the audit trail off the standard stream that the log goes to. Default true. */
+  AUDIT_STREAM: withDefault(flag, "true"),
+  /** File that the audit trail is appended to. Commands do not see its directory. Default none. */
+  AUDIT_FILE: optional(
+    text(
+      "must be an absolute path of a file in a directory other than /, such as /var/log/mcp/audit.jsonl",
+      (value) => {
+        return /^\/[^\0]+$/.test(value) && !value.endsWith("/") && dirname(resolve(value)) !== "/";
+      },
+    ).transform((value) => resolve(value)),
+  ),
+  /** Where Azure takes logs for the rule (Logs Ingestion API), such as https://name-x1y2.westeurope-1.ingest.monitor.azure.com. */
+  AUDIT_INGESTION_ENDPOINT: optional(httpsEndpoint),
+  /** Immutable id of the data collection rule that takes the audit trail: `dcr-` and 32 hex digits. */
+  AUDIT_INGESTION_RULE: optional(
+    text("must be the immutable id of a data collection rule: dcr- and 32 hex digits", (value) =>
+      /^dcr-[0-9a-f]{32}$/i.test(value),
+    ),
+  ),
+  /**
+   * What becomes of calls that change something while the audit trail cannot be kept. `open`: they go on, and what is
+   * lost is counted. `closed`: they are refused. Default open.
+   */
+  AUDIT_FAILURE: withDefault(z.enum(["open", "closed"], { error: "must be open or closed" }), "open"),
+  /**
+   * Personal data that is masked in the audit trail, comma-separated: `email`, and `ip`, which leaves of a caller's
+   * address its network. Or `none`; secrets are masked always. Default `email,ip`.
+   */
+  AUDIT_MASK: withDefault(
+    commaList(z.enum(["email", "ip", "none"], { error: "must be email, ip, email,ip or none" }))
+      .refine(
+        (masks) => masks.length > 0 && (masks.length === 1 || !masks.includes("none")),
+        "must be email, ip, email,ip or none",
+      )
+      .transform((masks) => masks.filter((mask) => mask !== "none")),
+    "email,ip",
+  ),
   /** Key Vault that holds the server's secrets, such as https://name.vault.azure.net. */
   KEY_VAULT_URL: optional(httpsEndpoint),
   /** Service Bus namespace, by its full host name. */
@@ -316,8 +406,31 @@ const variables = {
   REDIS_HOST: optional(
     text("must be a host name or an IP address, without a scheme or port", (value) => ADDRESS.test(value)),
   ),
-  /** Redis port, TLS. Default 10000, Azure Managed Redis's. */
+  /** Redis port. Default 10000, Azure Managed Redis's. */
   REDIS_PORT: withDefault(wholeNumber(1, 65_535), "10000"),
+  /**
+   * How the server proves itself to Redis. `entra`: by its workload's identity, as Azure Managed Redis wants it. `none`:
+   * not at all, for a Redis of one's own. Default entra.
+   */
+  REDIS_AUTH: withDefault(z.enum(["entra", "none"], { error: "must be entra or none" }), "entra"),
+  /** `false` speaks to Redis in the clear, for one of one's own on this machine. Default true. */
+  REDIS_TLS: withDefault(flag, "true"),
+  /**
+   * Requests a minute of one caller, on all replicas together; 0 for no limit, here and below. Default 600. Who was
+   * quiet may send a minute's worth at once, and more as it fills up again, evenly. Callers are counted by tenant and
+   * subject. The local user is not limited: over stdio, and without authentication on loopback.
+   */
+  RATE_LIMIT_PER_MINUTE: withDefault(wholeNumber(0, MOST_A_MINUTE), "600"),
+  /** Calls a minute of one tool by one caller. Default 300. */
+  RATE_LIMIT_TOOL_PER_MINUTE: withDefault(wholeNumber(0, MOST_A_MINUTE), "300"),
+  /** Requests a minute of all callers together. Default 6000. */
+  RATE_LIMIT_GLOBAL_PER_MINUTE: withDefault(wholeNumber(0, MOST_A_MINUTE), "6000"),
+  /** Bytes a minute of one caller, requests and answers together. Default 67108864 (64 MiB). */
+  RATE_LIMIT_BYTES_PER_MINUTE: withDefault(wholeNumber(0, 1024 * GIBIBYTE, "(bytes)"), String(64 * MEBIBYTE)),
+  /** Tool calls of one caller at once in one process. Default 16. */
+  CALL_CONCURRENCY: withDefault(wholeNumber(0, 65_536), "16"),
+  /** Tool calls of all callers at once in one process. Default 256. */
+  CALL_GLOBAL_CONCURRENCY: withDefault(wholeNumber(0, 65_536), "256"),
   /** Where telemetry goes. Never printed, though Azure does not call it a secret. */
   APPLICATIONINSIGHTS_CONNECTION_STRING: optional(
     text("must be an Application Insights connection string, with its InstrumentationKey", (value) =>
@@ -331,6 +444,13 @@ export type EnvironmentVariable = keyof typeof variables;
 /** Every variable that the server reads. */
 export const ENVIRONMENT_VARIABLES = Object.keys(variables) as readonly EnvironmentVariable[];
 
+/** Where API keys may come from; one is enough. */
+const KEY_SOURCES = ["API_KEY_HASHES", "API_KEYS_FILE", "API_KEYS_SECRET"] as const satisfies EnvironmentVariable[];
+/** Whether callers may prove themselves by API key. Compared with care: a faulty AUTH_MODE comes here as undefined. */
+const takesKeys = (env: { AUTH_MODE?: unknown }) => env.AUTH_MODE === "api-key" || env.AUTH_MODE === "entra,api-key";
+/** Whether they may by an Entra access token. */
+const takesTokens = (env: { AUTH_MODE?: unknown }) => env.AUTH_MODE === "entra" || env.AUTH_MODE === "entra,api-key";
+
 /** A rule over several variables; it is checked even when others have faults, so that one start lists them all. */
 const rule = (path: EnvironmentVariable, message: string) => ({ path: [path], error: message, when: () => true });
 
@@ -341,22 +461,58 @@ const rule = (path: EnvironmentVariable, message: string) => ({ path: [path], er
 export const Environment = z
   .object(variables)
   .refine(
-    (env) => env.AUTH_MODE !== "api-key" || env.API_KEY_HASHES === undefined || env.API_KEY_HASHES.length > 0,
+    (env) => !takesKeys(env) || env.API_KEY_HASHES === undefined || env.API_KEY_HASHES.length > 0,
     rule("API_KEY_HASHES", "must name at least one key; AUTH_MODE=api-key refuses everyone without"),
   )
   .refine(
-    (env) => env.AUTH_MODE !== "api-key" || env.API_KEY_HASHES !== undefined,
-    rule("API_KEY_HASHES", "must be set when AUTH_MODE is api-key; give sha256:<64 hex digits> of each key"),
+    (env) => !takesKeys(env) || KEY_SOURCES.some((source) => env[source] !== undefined),
+    rule(
+      "API_KEY_HASHES",
+      "must be set when AUTH_MODE has api-key; give sha256:<64 hex digits> of each key, or a register of keys by " +
+        "API_KEYS_FILE or API_KEYS_SECRET",
+    ),
   )
   .refine(
-    (env) => env.AUTH_MODE !== "none" || env.API_KEY_HASHES === undefined,
-    rule("API_KEY_HASHES", "is set, but AUTH_MODE is none; set AUTH_MODE=api-key, or remove the keys"),
+    (env) => env.API_KEYS_FILE === undefined || env.API_KEYS_SECRET === undefined,
+    rule("API_KEYS_FILE", "is set, and so is API_KEYS_SECRET: there is one register of keys, so remove one of them"),
+  )
+  .refine(
+    (env) => env.API_KEYS_SECRET === undefined || env.KEY_VAULT_URL !== undefined,
+    rule("API_KEYS_SECRET", "is set, and KEY_VAULT_URL is not: name the vault that the secret is in"),
+  )
+  .refine(
+    (env) => takesKeys(env) || env.API_KEY_HASHES === undefined,
+    rule("API_KEY_HASHES", "is set, but AUTH_MODE takes no keys; set AUTH_MODE=api-key, or remove the keys"),
+  )
+  .refine(
+    (env) => !takesTokens(env) || env.ENTRA_TENANT_ID !== undefined,
+    rule("ENTRA_TENANT_ID", "must be set when AUTH_MODE has entra; give the tenant's id, a GUID"),
+  )
+  .refine(
+    (env) => !takesTokens(env) || env.ENTRA_CLIENT_ID !== undefined,
+    rule("ENTRA_CLIENT_ID", "must be set when AUTH_MODE has entra; give the application's client id, a GUID"),
+  )
+  .refine(
+    (env) => !takesTokens(env) || env.PUBLIC_URL !== undefined,
+    rule("PUBLIC_URL", "must be set when AUTH_MODE has entra; clients find out by it where to sign in"),
+  )
+  .refine(
+    (env) => takesTokens(env) || env.ENTRA_CLIENT_ID === undefined,
+    rule("ENTRA_CLIENT_ID", "is set, but AUTH_MODE takes no tokens; set AUTH_MODE=entra, or remove it"),
+  )
+  .refine(
+    (env) => takesKeys(env) || env.API_KEYS_FILE === undefined,
+    rule("API_KEYS_FILE", "is set, but AUTH_MODE takes no keys; set AUTH_MODE=api-key, or remove the keys"),
+  )
+  .refine(
+    (env) => takesKeys(env) || env.API_KEYS_SECRET === undefined,
+    rule("API_KEYS_SECRET", "is set, but AUTH_MODE takes no keys; set AUTH_MODE=api-key, or remove the keys"),
   )
   .refine(
     (env) => env.AUTH_MODE !== "none" || env.ALLOW_UNAUTHENTICATED === true || isLoopback(env.HOST),
     rule(
       "HOST",
-      "is beyond loopback, and AUTH_MODE is none: set AUTH_MODE=api-key, or listen on 127.0.0.1, " +
+      "is beyond loopback, and AUTH_MODE is none: set AUTH_MODE=entra or api-key, or listen on 127.0.0.1, " +
         "or say ALLOW_UNAUTHENTICATED=true if everyone who can reach it may run commands",
     ),
   )
@@ -380,6 +536,21 @@ export const Environment = z
     rule("COMMAND_NETWORK", "is false, which needs isolation: set COMMAND_ISOLATION=auto, or COMMAND_NETWORK=true"),
   )
   .refine(
+    (env) => env.AUDIT_STREAM !== false || env.AUDIT_FILE !== undefined || env.AUDIT_INGESTION_ENDPOINT !== undefined,
+    rule("AUDIT_STREAM", "is false, and the audit trail goes nowhere else; set AUDIT_FILE or AUDIT_INGESTION_ENDPOINT"),
+  )
+  .refine(
+    (env) =>
+      typeof env.AUDIT_FILE !== "string" ||
+      typeof env.WORKSPACE_PATH !== "string" ||
+      !within(env.WORKSPACE_PATH, env.AUDIT_FILE),
+    rule("AUDIT_FILE", "must not lie in WORKSPACE_PATH, where callers write"),
+  )
+  .refine(
+    (env) => (env.AUDIT_INGESTION_ENDPOINT === undefined) === (env.AUDIT_INGESTION_RULE === undefined),
+    rule("AUDIT_INGESTION_RULE", "must be set together with AUDIT_INGESTION_ENDPOINT, or neither"),
+  )
+  .refine(
     (env) => (env.SERVICE_BUS_NAMESPACE === undefined) === (env.SERVICE_BUS_QUEUE === undefined),
     rule("SERVICE_BUS_QUEUE", "must be set together with SERVICE_BUS_NAMESPACE, or neither"),
   )
@@ -387,9 +558,15 @@ export const Environment = z
     (env) => (env.JOBS_TABLE_ENDPOINT === undefined) === (env.JOBS_TABLE_NAME === undefined),
     rule("JOBS_TABLE_NAME", "must be set together with JOBS_TABLE_ENDPOINT, or neither"),
   )
+  .refine(
+    (env) => env.REDIS_AUTH !== "entra" || env.REDIS_TLS !== false,
+    rule("REDIS_TLS", "must be true with REDIS_AUTH=entra, since a token is no thing to send in the clear"),
+  )
   .transform((env) => ({
     ...env,
     API_KEY_HASHES: env.API_KEY_HASHES ?? [],
+    ENTRA_ALLOWED_TENANTS:
+      env.ENTRA_ALLOWED_TENANTS ?? (env.ENTRA_TENANT_ID === undefined ? [] : [env.ENTRA_TENANT_ID]),
     OPENAPI_DOCS: env.OPENAPI_DOCS ?? isLoopback(env.HOST),
     SHUTDOWN_DRAIN_SECONDS:
       env.SHUTDOWN_DRAIN_SECONDS ?? (isLoopback(env.HOST) ? 0 : Math.min(5, env.SHUTDOWN_GRACE_SECONDS)),
@@ -418,17 +595,35 @@ export function commandLimits(config: Config): Readonly<Record<Role, CommandLimi
 /** The environment, read and checked. The names stay the variables' own, so that one search finds both ends. */
 export type Config = Readonly<z.output<typeof Environment>>;
 
+const within = (directory: string, path: string) => path.startsWith(directory + sep);
+
 type Always = "HOST" | "WORKSPACE_PATH";
-type Unauthenticated = { AUTH_MODE: "none"; ALLOW_UNAUTHENTICATED: "true"; API_KEY_HASHES?: never };
-type WithKeys<Value> = { AUTH_MODE: "api-key"; API_KEY_HASHES: Value; ALLOW_UNAUTHENTICATED?: never };
+type KeySource = (typeof KEY_SOURCES)[number];
+type Unauthenticated = { AUTH_MODE: "none"; ALLOW_UNAUTHENTICATED: "true" } & WithoutKeys & WithoutEntra;
+type Authenticated<Value> = { ALLOW_UNAUTHENTICATED?: never } & (
+  | ({ AUTH_MODE: "api-key" } & WithKeys<Value> & WithoutEntra)
+  | ({ AUTH_MODE: "entra" } & WithoutKeys & WithEntra<Value>)
+  | ({ AUTH_MODE: "entra,api-key" } & WithKeys<Value> & WithEntra<Value>)
+);
+type WithKeys<Value> = Partial<Record<KeySource, Value>> &
+  (
+    | { API_KEY_HASHES: Value }
+    | { API_KEYS_FILE: Value; API_KEYS_SECRET?: never }
+    | { API_KEYS_SECRET: Value; API_KEYS_FILE?: never; KEY_VAULT_URL: Value }
+  );
+type WithoutKeys = Partial<Record<KeySource, never>>;
+type WithEntra<Value> = { ENTRA_TENANT_ID: Value; ENTRA_CLIENT_ID: Value; PUBLIC_URL: Value };
+type WithoutEntra = { ENTRA_TENANT_ID?: never; ENTRA_CLIENT_ID?: never };
+/** What only some of the ways to authenticate have, or must have. */
+type ByMode = "AUTH_MODE" | "ALLOW_UNAUTHENTICATED" | KeySource | "ENTRA_TENANT_ID" | "ENTRA_CLIENT_ID";
 
 /**
  * What a deployment gives its container: a variable that the server does not know, or one that it needs and does not
  * get, fails the type check. `Value` is `string`, or whatever stands for one before the deployment is rendered.
  */
 export type ServerEnvironment<Value = string> = Record<Always, Value> &
-  Partial<Record<Exclude<EnvironmentVariable, Always | keyof WithKeys<Value>>, Value>> &
-  (Unauthenticated | WithKeys<Value>);
+  Partial<Record<Exclude<EnvironmentVariable, Always | ByMode>, Value>> &
+  (Unauthenticated | Authenticated<Value>);
 
 /** One wrong variable. `value` is absent when there was none, or when it must not be shown. */
 export interface EnvironmentFault {

@@ -3,7 +3,7 @@ import { run } from "./run.ts";
 
 /* The HTTP server: this server's own tools. */
 
-await run(async (config, log) => ({
-  listeners: await buildApp({ config, log }),
+await run(async (config, log, stream) => ({
+  listeners: await buildApp({ config, log, stream }),
   facts: { workspace: config.WORKSPACE_PATH },
 }));

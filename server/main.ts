@@ -1,5 +1,4 @@
-import { keepCompiled } from "./compile-cache.ts";
+import "./compile-cache.ts";
 
 /* The HTTP entry. */
-keepCompiled();
 await import("./http.ts");

@@ -53,7 +53,13 @@ async function buildPages(routes: readonly Route[], { config, runtime }: Openapi
     import("@fastify/swagger"),
     import("@fastify/swagger-ui"),
   ]);
-  const withKey = config.AUTH_MODE !== "none";
+  const schemes = {
+    ...(config.AUTH_MODE.includes("api-key") && { key: { type: "http", scheme: "bearer" } as const }),
+    ...(config.AUTH_MODE.includes("entra") && {
+      token: { type: "http", scheme: "bearer", bearerFormat: "JWT" } as const,
+    }),
+  };
+  const security = Object.keys(schemes).map((scheme) => ({ [scheme]: [] }));
   const options: FastifyDynamicSwaggerOptions = {
     openapi: {
       openapi: "3.1.0",
@@ -66,7 +72,7 @@ async function buildPages(routes: readonly Route[], { config, runtime }: Openapi
       },
       ...(config.PUBLIC_URL !== undefined && { servers: [{ url: new URL(config.PUBLIC_URL).origin }] }),
       components: {
-        ...(withKey && { securitySchemes: { key: { type: "http", scheme: "bearer" } } }),
+        ...(security.length > 0 && { securitySchemes: schemes }),
       },
     },
     transform: ({ schema, url, route }) => {
@@ -83,9 +89,9 @@ async function buildPages(routes: readonly Route[], { config, runtime }: Openapi
         for (const method of Object.keys(operations ?? {})) {
           const described = OPERATIONS[`${method.toUpperCase()} ${path}`];
           if (described === undefined) continue;
-          const { needsKey, ...operation } = described;
+          const { authenticated, ...operation } = described;
           Object.assign(operations ?? {}, {
-            [method]: { ...operation, ...(withKey && needsKey && { security: [{ key: [] }] }) },
+            [method]: { ...operation, ...(authenticated && security.length > 0 && { security }) },
           });
         }
       }
@@ -104,7 +110,7 @@ interface Operation {
   readonly summary: string;
   readonly description?: string;
   readonly tags: readonly string[];
-  readonly needsKey?: boolean;
+  readonly authenticated?: boolean;
   readonly parameters?: readonly object[];
   readonly requestBody?: object;
   readonly responses: Readonly<Record<string, object>>;
@@ -136,6 +142,11 @@ const SCHEMAS = {
       },
     },
     required: ["jsonrpc", "id"],
+  },
+  Ticket: {
+    type: "object",
+    properties: { ticket: { type: "string" }, expiresInSeconds: { type: "integer" } },
+    required: ["ticket", "expiresInSeconds"],
   },
   Status: {
     type: "object",
@@ -174,15 +185,88 @@ const ready: Operation = {
   },
 };
 
+const metadata = (summary: string): Operation => ({
+  summary,
+  tags: ["sign-in"],
+  responses: { 200: { description: "The document", content: { "application/json": { schema: { type: "object" } } } } },
+});
+const inQuery = (name: string, required = false) => ({ name, in: "query", required, schema: { type: "string" } });
+const oauthFault = (description: string) => ({
+  description,
+  content: {
+    "application/json": {
+      schema: {
+        type: "object",
+        properties: { error: { type: "string" }, error_description: { type: "string" } },
+        required: ["error"],
+      },
+    },
+  },
+});
+
 /** Every operation of the public listener. */
 const OPERATIONS: Readonly<Record<string, Operation>> = {
+  "GET /.well-known/oauth-protected-resource": metadata("Where to sign in for this server (RFC 9728)"),
+  "GET /.well-known/oauth-protected-resource/mcp": metadata("Where to sign in for the endpoint (RFC 9728)"),
+  "GET /.well-known/oauth-authorization-server": metadata("How to sign in through this server (RFC 8414)"),
+  "GET /oauth/authorize": {
+    summary: "Sign in",
+    description: "Sends the browser on to Entra, which sends it back to the client with a code.",
+    tags: ["sign-in"],
+    parameters: [
+      inQuery("response_type", true),
+      inQuery("client_id", true),
+      inQuery("redirect_uri", true),
+      inQuery("code_challenge", true),
+      inQuery("code_challenge_method", true),
+      inQuery("scope"),
+      inQuery("state"),
+      inQuery("resource"),
+    ],
+    responses: {
+      302: { description: "To Entra, or back to the client with an error" },
+      400: oauthFault("The client or its redirect URI is not known"),
+    },
+  },
+  "POST /oauth/token": {
+    summary: "Get an access token for a code or a refresh token",
+    tags: ["sign-in"],
+    requestBody: {
+      required: true,
+      content: {
+        "application/x-www-form-urlencoded": { schema: { type: "object", required: ["grant_type", "client_id"] } },
+      },
+    },
+    responses: {
+      200: {
+        description: "Entra's answer (RFC 6749, section 5.1)",
+        content: { "application/json": { schema: { type: "object" } } },
+      },
+      400: oauthFault("The request is refused, here or by Entra"),
+      429: oauthFault("Too many failed attempts; `Retry-After` says when to come back"),
+      503: oauthFault("Entra cannot be asked now; `Retry-After` says when to come back"),
+    },
+  },
+  "POST /oauth/register": {
+    summary: "Get the client id that people sign in with (RFC 7591)",
+    description: "Everyone gets the same, and nothing is kept.",
+    tags: ["sign-in"],
+    requestBody: {
+      required: true,
+      content: { "application/json": { schema: { type: "object", required: ["redirect_uris"] } } },
+    },
+    responses: {
+      201: { description: "The client", content: { "application/json": { schema: { type: "object" } } } },
+      400: oauthFault("A redirect URI is neither on loopback nor a known client's"),
+    },
+  },
   "POST /mcp": {
     summary: "Send one protocol message",
     description:
       "Takes one JSON-RPC message of any version of the protocol. A request is answered by one JSON object, or by a " +
       "stream of server-sent events that ends with the response. Any replica answers any request.",
     tags: ["protocol"],
-    needsKey: true,
+    authenticated: true,
     parameters: [
       header(
         "MCP-Protocol-Version",
@@ -220,8 +304,11 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
       },
       202: { description: "A notification was taken" },
       400: refusal("The body is no message, or does not agree with the headers"),
-      401: refusal("No key, or a wrong one"),
-      403: refusal("A web page that may not call this server, or a caller that may not call this tool"),
+      401: refusal("No credentials, or none that are valid; `WWW-Authenticate` says where to get some"),
+      403: refusal(
+        "A web page that may not call this server, or a caller that may not call this tool; `WWW-Authenticate` names the " +
+          "scope where one would help",
+      ),
       404: refusal("No such method (from 2026-07-28 on), or no session of that name (before)"),
       406: refusal("`Accept` must have both application/json and text/event-stream"),
       413: refusal("The body is too large"),
@@ -235,7 +322,7 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
     description:
       "For sessions of the protocols before 2026-07-28. Later ones have the method `subscriptions/listen` for it.",
     tags: ["protocol"],
-    needsKey: true,
+    authenticated: true,
     parameters: [
       { ...header("Mcp-Session-Id", "What the answer to `initialize` had in this header"), required: true },
       header("Last-Event-ID", "The id of the last event received, on a reconnect"),
@@ -243,7 +330,7 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
     responses: {
       200: { description: "The stream", content: { "text/event-stream": { schema: { type: "string" } } } },
       400: refusal("No such version of the protocol"),
-      401: refusal("No key, or a wrong one"),
+      401: refusal("No credentials, or none that are valid; `WWW-Authenticate` says where to get some"),
       403: refusal("A web page that may not call this server"),
       404: refusal("No session of that name; begin a new one with `initialize`"),
       405: refusal("No `Mcp-Session-Id`"),
@@ -255,15 +342,34 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
     summary: "Open a connection for protocol messages",
     description: "WebSocket with the sub-protocol `mcp`: one JSON-RPC message a text frame, in both directions.",
     tags: ["protocol"],
-    needsKey: true,
-    parameters: [{ ...header("Sec-WebSocket-Protocol", "The sub-protocol, `mcp`"), required: true }],
+    authenticated: true,
+    parameters: [
+      {
+        ...header("Sec-WebSocket-Protocol", "The sub-protocol, `mcp`; in a browser, `mcp, ticket.<ticket>`"),
+        required: true,
+      },
+    ],
     responses: {
       101: { description: "The connection is open" },
       400: refusal("The handshake does not offer the sub-protocol `mcp`"),
-      401: refusal("No key, or a wrong one"),
+      401: refusal("No credentials, or none that are valid; `WWW-Authenticate` says where to get some"),
       403: refusal("A web page that may not call this server"),
       426: refusal("A request that is no WebSocket handshake"),
       503: refusal("This server takes no more connections now"),
+    },
+  },
+  "POST /mcp/ws/ticket": {
+    summary: "Get a ticket for a WebSocket",
+    description:
+      "For web pages, whose WebSocket takes no `Authorization` header. The ticket opens one connection, from the same " +
+      "origin, and only in the next seconds: offer it as the sub-protocol `ticket.<ticket>` beside `mcp`.",
+    tags: ["protocol"],
+    authenticated: true,
+    responses: {
+      200: { description: "The ticket, and how long it holds", content: json("Ticket") },
+      401: refusal("No key, or a wrong one"),
+      403: refusal("A web page that may not call this server"),
+      503: refusal("Too much to do; `Retry-After` says when to come back"),
     },
   },
   "GET /": {

@@ -3,7 +3,8 @@ import type { FastifyBaseLogger, FastifyInstance } from "fastify";
 import type { Logger } from "pino";
 import type { Listeners } from "./app.ts";
 import { type Config, EnvironmentError, parseEnvironment } from "./config.ts";
-import { createLogger, standardOutput } from "./observability/logging.ts";
+import type { LineWriter } from "./observability/line-writer.ts";
+import { createLogger, standardStream } from "./observability/logging.ts";
 import { closeInheritedDescriptors } from "./services/descriptors.ts";
 import { shutDown } from "./shutdown.ts";
 
@@ -12,20 +13,27 @@ type Facts = Readonly<Record<string, unknown>>;
 
 /** Runs a server on HTTP as a process, all that an entry does: reads the environment, builds, listens, and ends on SIGTERM or SIGINT. */
 export async function run(
-  build: (config: Config, log: Logger) => Promise<{ readonly listeners: Listeners; readonly facts?: Facts }>,
+  build: (
+    config: Config,
+    log: Logger,
+    stream: LineWriter,
+  ) => Promise<{ readonly listeners: Listeners; readonly facts?: Facts }>,
 ): Promise<void> {
   closeInheritedDescriptors();
   const config = readConfig();
-  const log = createLogger(config, standardOutput());
+  const stream = standardStream(1);
+  const log = createLogger(config, stream);
   const fail = (error: unknown): never => {
     log.fatal({ event: "server.failed", err: error });
     process.exit(1);
   };
   process.on("uncaughtException", fail);
   try {
-    const { listeners, facts } = await build(config, log);
+    const { listeners, facts } = await build(config, log, stream);
     // Whatever ends this process, nothing that it has started outlives it.
     process.on("exit", () => listeners.work.killAllNow());
+    process.on("exit", () => listeners.audit.push());
+    if (config.AUDIT_FILE !== undefined) process.on("SIGHUP", () => listeners.audit.reopen());
     endOnSignal(listeners, config, log, fail);
 
     const metricsUrl = await listen(listeners.operator, config, "METRICS_PORT");

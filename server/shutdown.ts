@@ -7,13 +7,16 @@ type Grace = Pick<Config, "SHUTDOWN_GRACE_SECONDS" | "SHUTDOWN_DRAIN_SECONDS">;
 /** What killed commands get to report their end in, and their answers to be written. */
 const LAST_WORDS_MS = 3000;
 
+/** What the audit trail gets to reach its sinks, even when calls took all of the grace. */
+const LEAST_AUDIT_MS = 1500;
+
 /**
  * Ends the server without cutting anybody off: readiness fails; for the drain time new requests are answered as
  * before, since load balancers still send them; then nothing new is taken, streams end, running calls get the rest of
  * the grace, and what runs after that is killed, its caller told so.
  */
 export async function shutDown(
-  { app, operator, readiness, mcp, work }: Listeners,
+  { app, operator, readiness, mcp, work, audit }: Listeners,
   { SHUTDOWN_GRACE_SECONDS, SHUTDOWN_DRAIN_SECONDS }: Grace,
   log: FastifyBaseLogger,
 ): Promise<void> {
@@ -34,6 +37,7 @@ export async function shutDown(
   // Kept-alive connections of clients that have their answers.
   app.server.closeAllConnections();
   await closed;
+  await audit.close(Math.max(LEAST_AUDIT_MS, deadline - performance.now()));
   // Last, so that the metrics of the end can still be read.
   operator.server.closeAllConnections();
   await operator.close();

@@ -1,23 +1,25 @@
 import { StdioServerTransport } from "@modelcontextprotocol/server/stdio";
-import { pino } from "pino";
 import { buildCore } from "./app.ts";
 import { LOCAL_CALLER } from "./auth/authenticate.ts";
 import { EnvironmentError, parseEnvironment } from "./config.ts";
 import { serveConnection } from "./mcp/connection.ts";
-import { createLogger } from "./observability/logging.ts";
+import { createLogger, standardStream } from "./observability/logging.ts";
 import { closeInheritedDescriptors } from "./services/descriptors.ts";
 
 /*
- * The server on standard input and output. The caller is whoever started the process. Standard output carries the
- * protocol and nothing else; the log goes to standard error.
+ * The stdio server: this server's own tools, for whoever started the process. Standard output carries the protocol and
+ * nothing else; the log goes to standard error.
  */
 
 try {
   closeInheritedDescriptors();
   const config = parseEnvironment(process.env);
-  const log = createLogger(config, pino.destination({ dest: 2, sync: true }));
-  const { protocol, services } = await buildCore({ config, log });
+  const stream = standardStream(2);
+  const log = createLogger(config, stream);
+  const { protocol, services, audit } = await buildCore({ config, log, stream });
   process.on("exit", () => services.commands.killAllNow());
+  process.on("exit", () => audit.push());
+  if (config.AUDIT_FILE !== undefined) process.on("SIGHUP", () => audit.reopen());
 
   const connection = serveConnection({
     protocol,
@@ -26,7 +28,10 @@ try {
     onerror: (error) => log.warn({ event: "stdio.error", err: error }),
   });
   const end = () => {
-    void connection.close().finally(() => process.exit(0));
+    void connection
+      .close()
+      .finally(() => audit.close())
+      .finally(() => process.exit(0));
   };
   // The end of input is how a client says goodbye (MCP specification, stdio, "Shutdown").
   process.stdin.once("end", end);

@@ -1,5 +1,4 @@
-import { keepCompiled } from "./compile-cache.ts";
+import "./compile-cache.ts";
 
 /* The stdio entry, for a client that starts the server itself. */
-keepCompiled();
 await import("./stdio-server.ts");

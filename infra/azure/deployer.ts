@@ -8,6 +8,7 @@ import type { Principal } from "./principal.ts";
 
 /** Whoever runs `pulumi up`, and where. */
 export interface Deployer extends Principal {
+  readonly principalId: string;
   readonly principalType: "User" | "ServicePrincipal";
   readonly subscriptionId: string;
   readonly tenantId: string;

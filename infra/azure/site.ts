@@ -15,6 +15,8 @@ export class Site extends ComponentResource {
   readonly tags: Readonly<Record<string, string>>;
   readonly tenantId: string;
   readonly subscriptionId: string;
+  /** Whoever runs `pulumi up`. */
+  readonly deployer: Deployer;
   /** Who administers cluster and vault and pushes images: `mcp:admins`, or whoever runs `pulumi up`. */
   readonly admins: readonly Principal[];
   /** Behind names that all of Azure shares; kept in the stack's state. */
@@ -44,6 +46,7 @@ export class Site extends ComponentResource {
     this.protect = settings.protect;
     this.tenantId = deployer.tenantId;
     this.subscriptionId = deployer.subscriptionId;
+    this.deployer = deployer;
     this.admins = admins(settings, deployer);
 
     const group = new ResourceGroup(

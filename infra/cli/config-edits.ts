@@ -14,10 +14,11 @@ export class MergeError extends Error {
 }
 
 /**
- * Keys by which the clients say how a server is reached. Those that a new entry does not use must go from an old one
- * (a `command` left beside a `url` would win in some clients); every other key of the old entry is its owner's.
+ * Keys by which the clients say how a server is reached, and how its user is known. Those that a new entry does not use
+ * must go from an old one (a `command` left beside a `url` would win in some clients, a key beside a login in others);
+ * every other key of the old entry is its owner's.
  */
-const REACHED_BY = ["type", "command", "args", "url", "httpUrl", "serverUrl"];
+const REACHED_BY = ["type", "command", "args", "url", "httpUrl", "serverUrl", "auth", "oauth", "bearer_token_env_var"];
 
 /**
  * What has to change in `existing` for it to hold `content`: servers' entries are merged key by key, a list's items are
@@ -49,11 +50,22 @@ function entryEdits(key: string, present: unknown, name: string, entry: JsonObje
   if (!isTable(present)) throw new MergeError(`"${key}" is ${kindOf(present)} where a table belongs; mend it first`);
   const old = ownValue(present, name);
   if (!isTable(old)) return [{ path: [key, name], value: entry }];
-  const stale = REACHED_BY.filter((k) => Object.hasOwn(old, k) && !Object.hasOwn(entry, k));
+  const stale = REACHED_BY.filter((k) => Object.hasOwn(old, k) && !Object.hasOwn(entry, k)).map((k) => [k]);
   return [
-    ...stale.map((k): ConfigEdit => ({ path: [key, name, k], value: undefined })),
+    ...[...stale, ...staleKeyHeader(old, entry)].map(
+      (path): ConfigEdit => ({ path: [key, name, ...path], value: undefined }),
+    ),
     ...Object.entries(entry).flatMap(([k, value]) => valueEdits([key, name, k], ownValue(old, k), value)),
   ];
+}
+
+/** Where an old entry sends a key in a header and the new one sends none: the header, or all of them if it is the last. */
+function staleKeyHeader(old: Readonly<Record<string, unknown>>, entry: JsonObject): string[][] {
+  const headers = ownValue(old, "headers");
+  if (!isTable(headers) || Object.hasOwn(entry, "headers")) return [];
+  const keys = Object.keys(headers).filter((name) => name.toLowerCase() === "authorization");
+  if (keys.length === 0) return [];
+  return keys.length === Object.keys(headers).length ? [["headers"]] : keys.map((name) => ["headers", name]);
 }
 
 /** A table inside an entry (headers, environment) is merged too; its keys are compared as HTTP compares header names. */

@@ -23,6 +23,7 @@ interface Options {
   readonly file?: string;
   readonly user?: true;
   readonly deployed?: true;
+  readonly key?: true;
   readonly bridge?: "mcp-remote" | "local";
   readonly json?: true;
 }
@@ -33,8 +34,9 @@ export function connectCommand(terminal: Terminal): Command {
     .summary("configure an IDE or another MCP client for a stack")
     .description(
       "Prints the configuration by which an MCP client reaches a stack's server, or merges it into the client's file. " +
-        "The server is the running rehearsal's, if there is one, else the deployed stack's. The key is never written: " +
-        "the configuration refers to it, and what is left to do is said.",
+        "The server is the running rehearsal's, if there is one, else the deployed stack's. Where people log in to it, the " +
+        "configuration holds no more than ids; where a key opens it, a reference to the key, which is never written. What " +
+        "is left to do is said.",
     )
     .addArgument(new Argument("[client]", `one of ${CLIENTS.join(", ")}; without one, they are listed`))
     .option("-s, --stack <stack>", "the stack whose server it is", "dev")
@@ -42,6 +44,7 @@ export function connectCommand(terminal: Terminal): Command {
     .option("--file <path>", "merge into this file instead (implies --write)")
     .option("--user", "the user's own file, for clients that have one in a project, too")
     .option("--deployed", "the deployed stack, even while a rehearsal runs")
+    .option("--key", "by API key, where people could log in as well")
     .addOption(
       new Option(
         "--bridge <which>",
@@ -57,6 +60,7 @@ Examples:
   npm run connect -- claude-code --write          merge it into .mcp.json of this directory
   npm run connect -- codex --stack prod --write --user
   npm run connect -- zed --file ~/dotfiles/zed.json
+  npm run connect -- cursor --key                 with the stack's API key rather than a login
   npm run connect -- claude-desktop --bridge local --write`,
     )
     .action(async (client: string | undefined, options: Options) => {
@@ -70,9 +74,12 @@ async function connect(client: Client, options: Options, terminal: Terminal): Pr
   const source = await stackSource(stack, { ...(options.deployed && { deployed: true }) });
   const machine = thisMachine();
   const headerFile = source.headerFile ?? defaultHeaderFile(source.name, machine.home);
+  const byKey = opensByKey(source, options, stack);
   const config = ideConfig(client, {
     name: source.name,
     url: source.url,
+    login: source.login,
+    ...(byKey && { byKey }),
     headerFile,
     ...(options.bridge === "local" && { bridge: LOCAL_BRIDGE }),
   });
@@ -108,6 +115,26 @@ async function connect(client: Client, options: Options, terminal: Terminal): Pr
     terminal.out(printConfig(config));
   }
   terminal.err(`\n${left.map((line) => `- ${line}`).join("\n")}\n`);
+}
+
+/**
+ * Whether the configuration is to refer to a key. A rehearsal's always does, for Entra knows nothing of its server.
+ *
+ * @throws CliError where the server takes no keys and one is wanted.
+ */
+function opensByKey(source: StackSource, { key, bridge }: Options, stack: string): true | undefined {
+  if (key && source.keyCommand === undefined) {
+    throw new CliError(
+      `Stack ${stack} takes no keys: its mcp:authentication is "entra". Leave out --key to log in, or set it to "entra,api-key".`,
+      EXIT.usage,
+    );
+  }
+  if (key || source.kind === "rehearsal" || !source.login) return true;
+  if (bridge !== "local") return undefined;
+  throw new CliError(
+    "This checkout's own bridge sends a key and does not log in; add --key, or leave out --bridge for mcp-remote, which does.",
+    EXIT.usage,
+  );
 }
 
 /** By full paths: a client starts it anywhere, and its own Node may be an older one. */
@@ -148,6 +175,7 @@ export function whatIsLeft(
   machine: Machine,
   written: boolean,
 ): string[] {
+  if (config.signIn === "login") return config.howto.slice(written ? 1 : 0);
   const steps = config.howto.slice(1, -1);
   const done = config.howto.at(-1) ?? "";
   const key = `"$(${source.keyCommand})"`;

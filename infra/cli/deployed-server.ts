@@ -131,8 +131,10 @@ export interface LocalServer {
 export interface LocalOptions {
   /** Where volumes are: a directory of the rehearsal's own. */
   readonly volumes: string;
-  /** The key that opens it, instead of the plan's. */
-  readonly key: string;
+  /** The key that opens it, instead of the plan's; for a server that takes keys. */
+  readonly key?: string;
+  /** Where the stand-in for Entra answers, for a server that takes tokens. */
+  readonly authority?: string;
   /** Ports instead of the plan's. */
   readonly ports?: { readonly http: number; readonly metrics: number };
   readonly checkout?: string;
@@ -159,9 +161,13 @@ export function localServer(server: DeployedServer, options: LocalOptions): Loca
       `listens on ${LOOPBACK}, which only this machine reaches, rather than on ${environment.HOST ?? "its default"}`,
     );
   }
-  if (environment.API_KEY_HASHES !== undefined) {
+  if (environment.API_KEY_HASHES !== undefined && options.key !== undefined) {
     local.API_KEY_HASHES = hashOf(options.key);
     differs("opens to a key made just now, for the in-memory cloud's random values are the same everywhere");
+  }
+  if (environment.API_KEYS_SECRET !== undefined) {
+    delete local.API_KEYS_SECRET;
+    differs("reads no register of keys, for there is no vault to read it from");
   }
   if (environment.COMMAND_ISOLATION === "required") {
     // Neither works on every machine that this runs on, and without isolation no network can be kept from a command.
@@ -206,7 +212,12 @@ export function localServer(server: DeployedServer, options: LocalOptions): Loca
   }
   differs(`code and Node ${process.versions.node} of this checkout rather than of the image, as this user`);
   const federated = server.deployment.spec.template.metadata.labels["azure.workload.identity/use"] === "true";
-  if (federated) differs("no workload identity: the variables that its webhook injects are absent");
+  if (federated && options.authority !== undefined) {
+    local.AZURE_AUTHORITY_HOST = options.authority;
+    differs(
+      "of what the webhook of workload identity injects, it has AZURE_AUTHORITY_HOST alone: a stand-in for Entra, here",
+    );
+  } else if (federated) differs("no workload identity: the variables that its webhook injects are absent");
 
   const [program = "node", ...args] = withoutInit(server.command);
   if (args.length < server.command.length - 1) differs("no init process; it is this process's child");

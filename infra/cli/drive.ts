@@ -1,31 +1,48 @@
 import { randomBytes } from "node:crypto";
 import { CliError } from "./cli-error.ts";
+import { credentialOf, type LocalIdentity } from "./local-identity.ts";
 import { type McpSession, openSession, SDKS, type Sdk } from "./mcp-session.ts";
 import type { Steps } from "./terminal.ts";
 
 /** A server to be driven, and what opens it. */
-export interface Driven {
+export interface Driven extends Pick<LocalIdentity, "key" | "tokens"> {
   readonly url: string;
   readonly metricsUrl: string;
-  readonly key: string;
 }
 
 /** The tools that the rehearsal calls, and how often one client calls each. */
 const CALLS: Readonly<Record<string, number>> = { system_info: 1, file_operation: 4, execute_command: 1 };
 
-/** Uses the server as its users will: refused without the key, then every tool by each client library, then counted. */
+/** A tool that readers must not know of, and one that they may. */
+const OPERATORS_TOOL = "execute_command";
+const READERS_TOOL = "system_info";
+
+/**
+ * Uses the server as its users will: strangers are refused and told where to log in, then every tool is called by each
+ * client library, then it is seen that roles hold, then that all was counted.
+ */
 export async function drive(server: Driven, steps: Steps): Promise<void> {
+  const { key, tokens } = server;
   const before = await toolCalls(server.metricsUrl);
-  await steps.step("Without the key, and with a wrong one, it is refused", () => refusesStrangers(server));
-  for (const sdk of SDKS) await driveBy(sdk, server, steps);
+  const what = [key !== undefined && "key", tokens && "token"].filter(Boolean).join(" or ");
+  await steps.step(`Without a ${what}, and with a wrong one, it is refused`, () => refusesStrangers(server));
+  if (tokens) await steps.step("The refusal tells where to log in", () => tellsWhereToLogIn(server));
+  const opener = tokens?.admin ?? credentialOf(server).value;
+  for (const sdk of SDKS) await driveBy(sdk, server, opener, steps);
+  if (tokens && key !== undefined) await steps.step("It opens to its API key as well", () => opensTo(server, key));
+  if (tokens) {
+    await steps.step("A reader is shown no tool that runs commands, and cannot call one", () =>
+      keepsReaderOut(server, tokens.reader),
+    );
+  }
   await steps.step("The metrics have counted the calls", () => countsCalls(server, before));
 }
 
-async function driveBy(sdk: Sdk, { url, key }: Driven, steps: Steps): Promise<void> {
+async function driveBy(sdk: Sdk, { url }: Driven, credential: string, steps: Steps): Promise<void> {
   let session: McpSession | undefined;
   try {
     await steps.step(`A client of SDK ${sdk} connects`, async () => {
-      session = await openSession(sdk, { url, headers: { Authorization: `Bearer ${key}` } });
+      session = await openSession(sdk, { url, headers: bearing(credential) });
       return { note: `protocol ${session.version}` };
     });
     const opened = session;
@@ -39,28 +56,78 @@ async function driveBy(sdk: Sdk, { url, key }: Driven, steps: Steps): Promise<vo
   }
 }
 
-async function refusesStrangers({ url, key }: Driven): Promise<{ note: string }> {
-  const wrong = `${key.slice(0, -4)}${key.endsWith("AAAA") ? "BBBB" : "AAAA"}`;
-  for (const authorization of [undefined, `Bearer ${wrong}`]) {
-    const response = await fetch(url, {
-      method: "POST",
-      headers: {
-        "content-type": "application/json",
-        accept: "application/json, text/event-stream",
-        ...(authorization && { authorization }),
-      },
-      body: JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/list", params: {} }),
-      signal: AbortSignal.timeout(10_000),
-    });
-    await response.body?.cancel();
-    const what = authorization ? "a wrong key" : "no key";
-    expect(response.status === 401, `A request with ${what} was answered ${response.status}; it must be 401.`);
+const bearing = (credential: string) => ({ Authorization: `Bearer ${credential}` });
+
+async function refusesStrangers({ url, key, tokens }: Driven): Promise<{ note: string }> {
+  const strangers: [what: string, credential: string | undefined][] = [["nothing", undefined]];
+  if (key !== undefined)
+    strangers.push(["a wrong key", `${key.slice(0, -4)}${key.endsWith("AAAA") ? "BBBB" : "AAAA"}`]);
+  if (tokens) strangers.push(["a token that Entra has not signed", tokens.forged]);
+  for (const [what, credential] of strangers) {
+    const { status, challenge } = await refusal(url, credential);
+    expect(status === 401, `A request with ${what} was answered ${status}; it must be 401.`);
     expect(
-      /^Bearer\b/i.test(response.headers.get("www-authenticate") ?? ""),
+      /^Bearer\b/i.test(challenge),
       `The refusal of ${what} does not say how to authenticate (WWW-Authenticate: Bearer).`,
     );
   }
   return { note: "401" };
+}
+
+async function refusal(url: string, credential?: string): Promise<{ status: number; challenge: string }> {
+  const response = await fetch(url, {
+    method: "POST",
+    headers: {
+      "content-type": "application/json",
+      accept: "application/json, text/event-stream",
+      ...(credential !== undefined && bearing(credential)),
+    },
+    body: JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/list", params: {} }),
+    signal: AbortSignal.timeout(10_000),
+  });
+  await response.body?.cancel();
+  return { status: response.status, challenge: response.headers.get("www-authenticate") ?? "" };
+}
+
+/** By RFC 9728: the challenge names the metadata, at the deployed address, and the metadata names Entra and scopes. */
+async function tellsWhereToLogIn({ url }: Driven): Promise<{ note: string }> {
+  const { challenge } = await refusal(url);
+  const [, named = ""] = /resource_metadata="([^"]+)"/.exec(challenge) ?? [];
+  expect(named !== "", `WWW-Authenticate names no resource_metadata: ${challenge}`);
+  const here = new URL(new URL(named).pathname, url);
+  const response = await fetch(here, { signal: AbortSignal.timeout(10_000) });
+  expect(response.ok, `${here} answered ${response.status}.`);
+  const { authorization_servers: servers, scopes_supported: scopes } = asRecord(await response.json());
+  expect(Array.isArray(servers) && servers.length > 0, `${here} names no authorization server.`);
+  expect(Array.isArray(scopes) && scopes.length > 0, `${here} names no scopes.`);
+  return { note: new URL(named).pathname };
+}
+
+async function opensTo({ url }: Driven, credential: string): Promise<undefined> {
+  const session = await openSession("2.x", { url, headers: bearing(credential) });
+  try {
+    await listsTools(session);
+    return undefined;
+  } finally {
+    await session.close();
+  }
+}
+
+async function keepsReaderOut({ url }: Driven, token: string): Promise<{ note: string }> {
+  const session = await openSession("2.x", { url, headers: bearing(token) });
+  try {
+    const names = (await session.listTools()).map(({ name }) => name);
+    expect(names.includes(READERS_TOOL), `A reader is not shown ${READERS_TOOL}; shown are ${names.join(", ")}.`);
+    expect(!names.includes(OPERATORS_TOOL), `A reader is shown ${OPERATORS_TOOL}.`);
+    const ran = await session.callTool(OPERATORS_TOOL, { command: "echo" }).then(
+      ({ isError }) => isError !== true,
+      () => false,
+    );
+    expect(!ran, `A reader has run ${OPERATORS_TOOL}.`);
+    return { note: names.join(", ") };
+  } finally {
+    await session.close();
+  }
 }
 
 async function listsTools(session: McpSession): Promise<{ note: string }> {

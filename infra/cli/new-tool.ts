@@ -186,7 +186,11 @@ export const ${constant} = defineTool({
     words: z.number().int().describe("Words in the text"),
   }),
   annotations: { readOnlyHint: true, destructiveHint: false, idempotentHint: true, openWorldHint: false },
+  // Who may call: reader for what looks, operator for what changes, admin for what governs. Where only some arguments
+  // change something, roleFor: (input) => role says which.
   role: "reader",
+  // What of the arguments rules of access may go by, and the audit shows: never a secret, never content. Here: nothing.
+  facets: {},
   // The second parameter has the workspace, the runner of commands, the caller, a signal for cancellation and the log.
   async run({ text }) {
     const words = text.split(/\\s+/).filter(Boolean).length;

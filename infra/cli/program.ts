@@ -1,7 +1,9 @@
 import { Command, CommanderError } from "commander";
+import { auditCommand } from "./audit.ts";
 import { bridgeCommand } from "./bridge.ts";
 import { CliError, EXIT } from "./cli-error.ts";
 import { connectCommand } from "./connect.ts";
+import { keysCommand } from "./keys.ts";
 import { newToolCommand } from "./new-tool.ts";
 import { planCommand } from "./plan.ts";
 import { rehearseCommand } from "./rehearse.ts";
@@ -30,9 +32,11 @@ Examples:
   npm run plan -- staging --json    every resource of stack staging
   npm run render -- dev --out k8s   the Kubernetes objects of stack dev as YAML
   npm run connect -- vscode         the configuration of VS Code
+  npx mcp-aks keys list             the API keys of stack dev; create, rotate and revoke change them
   npm run new:tool -- NAME          the start of a new tool, its test included
   npx mcp-aks bridge URL            a server on HTTP, for a client that only speaks stdio
   npx mcp-aks serve --stdio COMMAND a server on stdio, for clients on HTTP
+  npx mcp-aks audit verify FILE     whether an audit trail is as it was written
 
 Exit codes: 0 done, 1 failed (the message says why), 2 the command line asks for something that does not exist.
 None of these needs an account; the real thing is: pulumi up -s <stack>`,
@@ -42,18 +46,26 @@ None of these needs an account; the real thing is: pulumi up -s <stack>`,
     planCommand,
     renderCommand,
     connectCommand,
+    keysCommand,
     bridgeCommand,
     serveCommand,
     newToolCommand,
+    auditCommand,
   ]) {
-    const built = command(terminal).copyInheritedSettings(program);
-    // People type `npm run plan -- --verbose`, so every command takes it.
-    if (!built.options.some((option) => option.long === "--verbose")) {
-      built.option("--verbose", "show stack traces of failures (so does DEBUG=1)");
-    }
-    program.addCommand(built);
+    program.addCommand(inherit(command(terminal), program));
   }
   return program;
+}
+
+/** Has a command, and those under it, write and fail as the one above does. */
+function inherit(command: Command, from: Command): Command {
+  command.copyInheritedSettings(from);
+  // People type `npm run plan -- --verbose`, so every command takes it.
+  if (!command.options.some((option) => option.long === "--verbose")) {
+    command.option("--verbose", "show stack traces of failures (so does DEBUG=1)");
+  }
+  for (const under of command.commands) inherit(under, command);
+  return command;
 }
 
 /**

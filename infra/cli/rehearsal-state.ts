@@ -5,8 +5,17 @@ import { CHECKOUT } from "./checkout.ts";
 
 /*
  * What a running rehearsal leaves for others to find, in .rehearsal/: <stack>.json says where it serves; <stack>.key is
- * its throw-away key and <stack>.headers the same as a header, both for their owner's eyes only. All go when it ends.
+ * its throw-away key, or a token where it takes no keys, and <stack>.headers the same as a header, both for their
+ * owner's eyes only. All go when it ends.
  */
+
+/** A login as outputs and files have it. */
+export const LoginFacts = z.object({
+  tenantId: z.string(),
+  clientId: z.string(),
+  ideClientId: z.string(),
+  scopes: z.array(z.string()),
+});
 
 const State = z.object({
   stack: z.string(),
@@ -19,6 +28,8 @@ const State = z.object({
   metricsUrl: z.url(),
   /** The endpoint that the plan gives the stack. */
   plannedUrl: z.string(),
+  /** How people log in to the deployed server; absent: by key alone. */
+  login: LoginFacts.optional(),
   keyFile: z.string(),
   headerFile: z.string(),
   startedAt: z.string(),

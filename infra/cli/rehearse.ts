@@ -5,9 +5,9 @@ import { CLIENTS, ideConfig } from "../ide-configs.ts";
 import { knownStack } from "./checkout.ts";
 import { CliError } from "./cli-error.ts";
 import { printConfig } from "./config-file.ts";
-import { type DeployedServer, deployedServer, type LocalServer, localServer, throwAwayKey } from "./deployed-server.ts";
-import { drive } from "./drive.ts";
+import { type DeployedServer, deployedServer, type LocalServer, localServer } from "./deployed-server.ts";
 import { waitForProbe } from "./kubelet.ts";
+import { credentialOf, type LocalIdentity, localIdentity } from "./local-identity.ts";
 import {
   assertPortIsFree,
   freePorts,
@@ -20,6 +20,7 @@ import { planOf, refuseFaults, stackArgument } from "./plan.ts";
 import {
   announceRehearsal,
   forgetRehearsal,
+  LoginFacts,
   type RehearsalState,
   rehearsalFiles,
   runningRehearsal,
@@ -63,14 +64,16 @@ const INTERRUPTED = 130;
 async function rehearse(stack: string, { check, port }: Options, terminal: Terminal): Promise<void> {
   const steps = new Steps(terminal);
   if (!check) await refuseSecond(knownStack(stack));
+  // Before the plan, too, which takes longer than anybody wants to wait for this.
+  if (port) await assertPortsAreFree(Object.values(await portsFor(port)));
   const plan = await planOf(stack);
   const { planText } = await import("../rehearsal/plan-view.ts");
   terminal.out(`${planText(plan)}\n\n`);
   refuseFaults(plan, true);
 
-  const { endpoint, ideConfigs } = PlannedOutputs.parse(plan.outputs);
+  const { endpoint, entra: login, ideConfigs } = PlannedOutputs.parse(plan.outputs);
   const server = deployedServer(plan.cluster.objects().map(({ object }) => object));
-  const key = throwAwayKey(plan.stack);
+  const identity = await localIdentity(server.environment, plan.stack);
   const signals = listenForSignals();
   const volumes = await volumeDirectory();
   // Also on the ways out that run no `finally`: a second Ctrl-C, a crash.
@@ -81,14 +84,18 @@ async function rehearse(stack: string, { check, port }: Options, terminal: Termi
   process.once("exit", leaveNothing);
   let running: RunningServer | undefined;
   try {
-    const local = localServer(server, { volumes, key, ...(port !== undefined && { ports: await portsFor(port) }) });
+    const local = localServer(server, {
+      volumes,
+      ...identity,
+      ...(port !== undefined && { ports: await portsFor(port) }),
+    });
     describe(server, local, terminal);
-    await assertPortsAreFree(local);
+    await assertPortsAreFree(local.ports.values());
     running = await startServer(local, server.terminationGraceSeconds);
     const started = running;
     const outcome = await Promise.race([
       signals.first.then(() => "interrupted" as const),
-      probeAndDrive(server, local, started, key, steps).then(() => "well" as const),
+      probeAndDrive(server, local, started, identity, steps).then(() => "well" as const),
     ]);
     if (outcome === "interrupted") throw new CliError("Interrupted before the rehearsal was complete.", INTERRUPTED);
     if (check) {
@@ -105,13 +112,15 @@ async function rehearse(stack: string, { check, port }: Options, terminal: Termi
         metricsUrl: local.metricsUrl,
         plannedUrl: endpoint,
         startedAt: new Date().toISOString(),
+        login,
       },
-      key,
+      credentialOf(identity).value,
     );
-    tellHowToConnect(state, terminal);
+    tellHowToConnect(state, credentialOf(identity).kind, terminal);
     await serve(started, signals.first, terminal);
   } finally {
     await running?.stop();
+    await identity.close();
     if (!check) await forgetRehearsal(plan.stack);
     await removeDirectory(volumes);
     process.removeListener("exit", leaveNothing);
@@ -122,6 +131,7 @@ async function rehearse(stack: string, { check, port }: Options, terminal: Termi
 /** What the rehearsal reads of the outputs in outputs.ts. */
 const PlannedOutputs = z.looseObject({
   endpoint: z.url(),
+  entra: LoginFacts.optional(),
   ideConfigs: z.looseObject({ vscode: z.looseObject({ name: z.string() }) }),
 });
 
@@ -139,8 +149,9 @@ async function portsFor(port: number): Promise<{ http: number; metrics: number }
   return port === 0 ? freePorts() : { http: port, metrics: port + 1 };
 }
 
-async function assertPortsAreFree({ ports }: LocalServer): Promise<void> {
-  const [http, metrics] = [...ports.values()];
+/** @param ports of the endpoint, and of the metrics. */
+async function assertPortsAreFree(ports: Iterable<number>): Promise<void> {
+  const [http, metrics] = ports;
   if (http !== undefined) await assertPortIsFree(http, "MCP endpoint");
   if (metrics !== undefined) await assertPortIsFree(metrics, "metrics");
 }
@@ -159,7 +170,7 @@ async function probeAndDrive(
   server: DeployedServer,
   local: LocalServer,
   running: RunningServer,
-  key: string,
+  identity: LocalIdentity,
   steps: Steps,
 ): Promise<void> {
   for (const name of ["startup", "readiness", "liveness"] as const) {
@@ -171,7 +182,9 @@ async function probeAndDrive(
       return { note: `${what}${tries > 1 ? `, ${tries} tries` : ""}` };
     });
   }
-  await drive({ url: local.url, metricsUrl: local.metricsUrl, key }, steps);
+  // Only here: the client libraries take longer to load than all the rest, and every command would wait for them.
+  const { drive } = await import("./drive.ts");
+  await drive({ ...identity, url: local.url, metricsUrl: local.metricsUrl }, steps);
 }
 
 async function endsProperly(running: RunningServer): Promise<{ note: string }> {
@@ -186,19 +199,21 @@ async function endsProperly(running: RunningServer): Promise<{ note: string }> {
   return { note: "SIGTERM, exit code 0" };
 }
 
-function tellHowToConnect(state: RehearsalState, { out, colours }: Terminal): void {
+function tellHowToConnect(state: RehearsalState, kind: "key" | "token", { out, colours }: Terminal): void {
   const { bold, dim, cyan } = colours;
-  const configs = CLIENTS.map((client) => ideConfig(client, state));
+  // Whoever logs in does it at Entra, which knows nothing of this server: here, a key or token opens it for everyone.
+  const configs = CLIENTS.map((client) => ideConfig(client, { ...state, byKey: true }));
   const variable = configs.find((config) => config.keyVariable !== undefined)?.keyVariable;
   const connect = (rest: string) =>
     cyan(`npm run connect -- ${rest}${state.stack === "dev" ? "" : ` --stack ${state.stack}`}`);
   out(`\n${bold("Endpoint")}\n  here      ${cyan(state.url)}\n  deployed  ${state.plannedUrl}\n`);
-  out(`\n${bold("Key")} (of this rehearsal only; it goes when the rehearsal ends)\n`);
+  const what = { key: "Key", token: "Token of an administrator, in place of a login" }[kind];
+  out(`\n${bold(what)} (of this rehearsal only; it goes when the rehearsal ends)\n`);
   out(`  ${shortPath(state.keyFile)} holds it: export ${variable}="$(cat ${shortPath(state.keyFile)})"\n`);
   out(
     `\n${bold("IDE configurations")} for the endpoint here; ${connect("<client> --write")} merges one into its file,\n`,
   );
-  out(`${connect("<client> --deployed")} prints the deployed stack's\n`);
+  out(`${connect("<client> --deployed")} prints the deployed stack's${state.login ? ", with the login" : ""}\n`);
   for (const config of configs) {
     const file =
       config.file.project ??

@@ -1,8 +1,9 @@
 import { spawn } from "node:child_process";
 import { z } from "zod";
+import type { Login } from "../ide-configs.ts";
 import { CHECKOUT } from "./checkout.ts";
 import { CliError } from "./cli-error.ts";
-import { runningRehearsal } from "./rehearsal-state.ts";
+import { LoginFacts, runningRehearsal } from "./rehearsal-state.ts";
 
 /** Where a stack's server is, and who says so. */
 export interface StackSource {
@@ -12,8 +13,10 @@ export interface StackSource {
   /** What an IDE calls the server. */
   readonly name: string;
   readonly url: string;
-  /** Shell command that prints the key. */
-  readonly keyCommand: string;
+  /** How people log in; absent: they do not. */
+  readonly login?: Login;
+  /** Shell command that prints the key, or what stands for one; absent: the server takes none. */
+  readonly keyCommand?: string;
   /** File with the key as a header, if there is one. */
   readonly headerFile?: string;
 }
@@ -21,7 +24,8 @@ export interface StackSource {
 /** What `connect` needs of the outputs in outputs.ts. */
 const Outputs = z.object({
   endpoint: z.url(),
-  apiKey: z.object({ command: z.string() }),
+  entra: LoginFacts.optional(),
+  apiKey: z.object({ command: z.string() }).optional(),
   ideConfigs: z.record(z.string(), z.object({ name: z.string() })),
 });
 
@@ -42,42 +46,66 @@ export async function stackSource(
       description: `the rehearsal of ${stack} that runs on this machine (process ${rehearsal.pid})`,
       name: rehearsal.name,
       url: rehearsal.url,
+      login: rehearsal.login,
       keyCommand: `cat ${shellWord(rehearsal.keyFile)}`,
       headerFile: rehearsal.headerFile,
     };
   }
-  const outputs = await deployedOutputs(stack);
+  const outputs = await deployedOutputs(stack, Outputs, {
+    reader: "connect",
+    because: `No rehearsal of ${stack} is running, and `,
+    otherwise: `To try the server on this machine first: npm run rehearse -- ${stack}`,
+  });
   const [first] = Object.values(outputs.ideConfigs);
   return {
     kind: "deployment",
     description: `the outputs of stack ${stack}, by pulumi stack output`,
     name: first?.name ?? `mcp-${stack}`,
     url: outputs.endpoint,
-    keyCommand: outputs.apiKey.command,
+    login: outputs.entra,
+    keyCommand: outputs.apiKey?.command,
   };
 }
 
-async function deployedOutputs(stack: string): Promise<z.output<typeof Outputs>> {
-  const otherwise = `To try the server on this machine first: npm run rehearse -- ${stack}`;
+/** Who asks for outputs, and what a person can do without them. */
+interface OutputsReader {
+  /** The command's name. */
+  readonly reader: string;
+  /** What stands before the reason: why the outputs are asked for at all. */
+  readonly because?: string;
+  readonly otherwise: string;
+}
+
+/**
+ * What `pulumi up` has left in the state of a stack, as far as the schema asks for it.
+ *
+ * @throws CliError saying what to do when there is none.
+ */
+export async function deployedOutputs<T>(
+  stack: string,
+  schema: z.ZodType<T>,
+  { reader, because = "", otherwise }: OutputsReader,
+): Promise<T> {
   const result = await run("pulumi", ["stack", "output", "--json", "--stack", stack, "--non-interactive"]);
+  const sentence = (text: string) => because + (because === "" ? text.charAt(0).toUpperCase() + text.slice(1) : text);
   if (result.missing) {
     throw new CliError(
-      `No rehearsal of ${stack} is running, and there is no pulumi on PATH to ask for the stack's outputs.\n` +
+      `${sentence("there is no pulumi on PATH to ask for the stack's outputs.")}\n` +
         `Install it (https://www.pulumi.com/docs/iac/download-install/). ${otherwise}`,
     );
   }
   if (result.code !== 0) {
     const said = result.stderr.trim().split("\n").slice(-3).join("\n  ");
     throw new CliError(
-      `No rehearsal of ${stack} is running, and pulumi could not tell the outputs of stack ${stack}:\n  ${said}\n` +
+      `${sentence(`pulumi could not tell the outputs of stack ${stack}:`)}\n  ${said}\n` +
         `Log in (pulumi login) and deploy it (pulumi up -s ${stack}). ${otherwise}`,
     );
   }
-  const outputs = Outputs.safeParse(jsonOrUndefined(result.stdout));
+  const outputs = schema.safeParse(jsonOrUndefined(result.stdout));
   if (outputs.success) return outputs.data;
   const faults = outputs.error.issues.map((issue) => issue.path.join(".") || "all of them").join(", ");
   throw new CliError(
-    `Stack ${stack} does not have the outputs that connect reads (missing or odd: ${faults}). ` +
+    `Stack ${stack} does not have the outputs that ${reader} reads (missing or odd: ${faults}). ` +
       `Deploy it: pulumi up -s ${stack}. ${otherwise}`,
   );
 }

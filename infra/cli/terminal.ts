@@ -7,6 +7,8 @@ export interface Terminal {
   /** Whether a person watches, so that a line may be rewritten. */
   readonly live: boolean;
   readonly colours: Colours;
+  /** Asks the person and returns the answer. Absent where nobody watches. */
+  readonly ask?: (question: string) => Promise<string>;
 }
 
 export type Colours = Pick<ReturnType<typeof pico.createColors>, "bold" | "dim" | "green" | "red" | "yellow" | "cyan">;
@@ -18,7 +20,21 @@ export function processTerminal(): Terminal {
     live: process.stdout.isTTY === true && process.env.CI === undefined,
     // picocolors knows NO_COLOR, FORCE_COLOR and whether there is a terminal.
     colours: pico.createColors(),
+    ...(process.stdin.isTTY === true && process.stderr.isTTY === true && { ask }),
   };
+}
+
+/** On standard error, so that what a command gives can still be piped. */
+async function ask(question: string): Promise<string> {
+  const { createInterface } = await import("node:readline/promises");
+  const lines = createInterface({ input: process.stdin, output: process.stderr });
+  // Ctrl-D gives no answer.
+  const ended = new Promise<string>((resolve) => lines.once("close", () => resolve("")));
+  try {
+    return await Promise.race([lines.question(question), ended]);
+  } finally {
+    lines.close();
+  }
 }
 
 /** A line each for what a command does, in its order: done, or where it failed. */

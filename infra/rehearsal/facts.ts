@@ -124,6 +124,19 @@ const FACTS: Readonly<Record<string, Facts>> = {
   "azure-native:monitor:DiagnosticSetting": (i) => [
     [...objectsAt(i, "logs"), ...objectsAt(i, "metrics")].map((l) => String(l.category ?? l.categoryGroup)).join(", "),
   ],
+  "azuread:index/application:Application": (i) => [
+    text(i, "displayName"),
+    text(i, "signInAudience"),
+    count(objectsAt(i, "api.oauth2PermissionScopes").length, "scope"),
+    count(objectsAt(i, "appRoles").length, "app role"),
+    count(textsAt(i, "publicClient.redirectUris").length, "redirect URI"),
+  ],
+  "azuread:index/applicationIdentifierUri:ApplicationIdentifierUri": (i) => [text(i, "identifierUri")],
+  "azuread:index/applicationPreAuthorized:ApplicationPreAuthorized": (i) => [text(i, "authorizedClientId")],
+  "azuread:index/servicePrincipal:ServicePrincipal": (i) => [
+    i.appRoleAssignmentRequired === true && "assignment required",
+  ],
+  "azuread:index/appRoleAssignment:AppRoleAssignment": (i) => [`to ${text(i, "principalObjectId")}`],
   "docker:index/image:Image": (i) => [text(i, "imageName"), text(i, "build.platform")],
   "random:index/randomString:RandomString": (i) => [`${text(i, "length")} characters`],
   "random:index/randomPassword:RandomPassword": (i) => [`${text(i, "length")} characters`],
@@ -182,6 +195,10 @@ function plural(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-function ranges(count: number): string | undefined {
-  return count === 0 ? undefined : plural(count, "authorised range");
+function count(number: number, noun: string): string | undefined {
+  return number === 0 ? undefined : plural(number, noun);
+}
+
+function ranges(of: number): string | undefined {
+  return count(of, "authorised range");
 }

@@ -2,6 +2,7 @@ import pc from "picocolors";
 import { Order } from "./dependencies.ts";
 import { factsOf } from "./facts.ts";
 import type { Plan, PlannedResource } from "./plan.ts";
+import { textsAt } from "./values.ts";
 
 /** The plan as JSON: `{stack, resources, outputs, warnings, faults}`, secrets masked. */
 export function planJson(plan: Plan): string {
@@ -25,6 +26,7 @@ export function planText(
     `${colours.bold(`Stack ${plan.stack}`)}: ${counts(resources)}`,
     tree(resources, colours),
     `${colours.bold("Longest chain")} ${chain(resources)}`,
+    section(colours.bold("For an administrator of Entra"), textsAt(plan.outputs, "entraSetup")),
     section(colours.yellow("Warnings"), plan.warnings),
     section(
       colours.red("Faults"),

@@ -8,6 +8,12 @@ export type Program = () => Promise<Record<string, unknown> | undefined>;
 const LIMIT_MS = 60_000;
 
 /**
+ * Frames of a stack trace while a program runs. Pulumi's runtime writes one down for every promise that it makes, which
+ * at the usual ten takes as long as all the rest of a plan; these few still say where the program threw.
+ */
+const STACK_FRAMES = 3;
+
+/**
  * Runs a program and everything that it set going, against the monitor that the runtime has been given.
  *
  * @returns what the program logged as warnings.
@@ -16,6 +22,8 @@ const LIMIT_MS = 60_000;
 export async function runProgram(program: Program, recorder: Recorder): Promise<string[]> {
   const rejections = new Rejections();
   const log = new RuntimeLog();
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = Math.min(stackTraceLimit, STACK_FRAMES);
   try {
     await withinLimit(runtime.runInPulumiStack(program).finally(() => runtime.disconnect()));
   } catch (error) {
@@ -29,6 +37,7 @@ export async function runProgram(program: Program, recorder: Recorder): Promise<
   } finally {
     await rejections.settle();
     log.restore();
+    Error.stackTraceLimit = stackTraceLimit;
   }
   const known = new Set(recorder.faults.map((fault) => fault.message));
   for (const message of [...rejections.messages, ...log.errors]) {

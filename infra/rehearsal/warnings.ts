@@ -14,6 +14,7 @@ export function planWarnings(registrations: readonly Registration[]): string[] {
       (role) =>
         `role "${String(role.roleName)}" is a custom one: only an Owner or User Access Administrator may define it (mcp:kedaRole "receiver" needs none)`,
     ),
+    ...directoryWarnings(inputsOf("azuread:index/application:Application")),
     ...inputsOf("azure-native:keyvault:Vault").flatMap((vault) =>
       at(vault, "properties.enablePurgeProtection") === true
         ? [
@@ -21,6 +22,15 @@ export function planWarnings(registrations: readonly Registration[]): string[] {
           ]
         : [],
     ),
+  ];
+}
+
+/** Rights in the subscription, Owner among them, say nothing of the directory. */
+function directoryWarnings(applications: readonly Properties[]): string[] {
+  if (applications.length === 0) return [];
+  const names = applications.map(({ displayName }) => `"${String(displayName)}"`).join(" and ");
+  return [
+    `${names} are made in Entra, where roles in the subscription mean nothing: the deployer needs the directory's role Cloud Application Administrator, or Application Developer where owners may assign people (mcp:entraClientId names applications that an administrator has made)`,
   ];
 }
 

@@ -17,8 +17,10 @@ import {
   output,
   unsecret,
 } from "@pulumi/pulumi";
-import type { ServerEnvironment } from "../../server/config.ts";
+import { REGISTER_SECRET } from "../../server/auth/key-register.ts";
+import { SECRET_VARIABLES, type ServerEnvironment } from "../../server/config.ts";
 import type { Cache } from "../azure/cache.ts";
+import type { EntraApp } from "../azure/entra-app.ts";
 import type { KeyVault } from "../azure/key-vault.ts";
 import type { ServiceBus } from "../azure/service-bus.ts";
 import type { Storage } from "../azure/storage.ts";
@@ -44,6 +46,18 @@ export const SERVER_PORTS = { http: 8080, metrics: 9090 } as const;
 /** What the endpoint's path is, and what else the Gateway lets through: probes without detail. */
 const ENDPOINT_PATH = "/mcp";
 const HEALTH_PATH = "/health";
+
+/**
+ * Where clients find out how to log in (RFC 9728, RFC 8414; the endpoint's path may follow), and the server's way to
+ * Entra's own endpoints.
+ */
+const LOGIN_PATHS = ["/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server", "/oauth"];
+
+/**
+ * Proxies that append to X-Forwarded-For before the server: the Gateway's. It trusts none before itself, and the load
+ * balancer keeps the caller's address, so the last entry is the caller whatever the caller wrote before it.
+ */
+const PROXY_HOPS = 1;
 
 const WORKSPACE_PATH = "/workspace";
 
@@ -75,8 +89,7 @@ export interface McpServerArgs {
   readonly image: ServerImage;
   readonly workspace: Workspace;
   readonly gateway: Gateway;
-  /** Whose hash the server accepts. */
-  readonly apiKey: ApiKey;
+  readonly callers: Callers;
   /** What the server's tools stand on. */
   readonly backing: {
     readonly vault: Pick<KeyVault, "uri">;
@@ -86,6 +99,18 @@ export interface McpServerArgs {
     readonly cache?: Pick<Cache, "host" | "port">;
     readonly telemetry: Pick<Telemetry, "connectionString">;
   };
+}
+
+/** Who may call. Without Entra and without keys there is nobody. */
+export interface Callers {
+  /** Absent: tokens are not accepted. */
+  readonly entra?: Pick<EntraApp, "tenantId" | "clientId" | "ideClientId" | "allowedTenants">;
+  /** The key whose hash the server accepts beside those of the register; absent: keys are not accepted. */
+  readonly apiKey?: Pick<ApiKey, "hash">;
+  /** ACCESS_POLICY. */
+  readonly accessPolicy?: string;
+  /** Web origins whose pages may call. */
+  readonly origins: readonly string[];
 }
 
 /** The MCP server behind the Gateway. A replica asks for a quarter vCPU and half a GiB of the nodes. */
@@ -111,8 +136,9 @@ export class McpServer extends ComponentResource {
 
   /** One ConfigMap, one Secret: together exactly what server/config.ts reads. */
   #createEnvironment(args: McpServerArgs): Environment {
-    const { API_KEY_HASHES, APPLICATIONINSIGHTS_CONNECTION_STRING, ...data } = this.#variables(args);
-    const stringData = { API_KEY_HASHES, APPLICATIONINSIGHTS_CONNECTION_STRING };
+    const variables = Object.entries(this.#variables(args));
+    const data = Object.fromEntries(variables.filter(([variable]) => !SECRET_VARIABLES.has(variable)));
+    const stringData = Object.fromEntries(variables.filter(([variable]) => SECRET_VARIABLES.has(variable)));
     const metadata = { name: NAME, namespace: args.namespace.name, labels: SERVER_LABELS };
     return {
       configMap: new ConfigMap(NAME, { metadata, data }, { parent: this }),
@@ -123,7 +149,7 @@ export class McpServer extends ComponentResource {
   }
 
   /** The type is the contract: a variable that the server does not know does not compile. */
-  #variables({ settings, apiKey, backing: { vault, jobs, storage, cache, telemetry } }: McpServerArgs) {
+  #variables({ settings, callers, backing: { vault, jobs, storage, cache, telemetry } }: McpServerArgs) {
     const { isolation, network, programs } = settings.commands;
     return {
       HOST: "0.0.0.0",
@@ -132,8 +158,8 @@ export class McpServer extends ComponentResource {
       LOG_LEVEL: "info",
       MCP_SERVER_NAME: "mcp-on-aks",
       WORKSPACE_PATH,
-      AUTH_MODE: "api-key",
-      API_KEY_HASHES: apiKey.hash,
+      ...identityVariables(callers),
+      TRUSTED_PROXY_HOPS: String(PROXY_HOPS),
       PUBLIC_URL: this.endpoint,
       SHUTDOWN_GRACE_SECONDS: String(GRACE),
       SHUTDOWN_DRAIN_SECONDS: String(DRAIN),
@@ -271,7 +297,7 @@ export class McpServer extends ComponentResource {
     );
   }
 
-  #createRoute({ namespace, gateway }: McpServerArgs, service: Service): CustomResource {
+  #createRoute({ namespace, gateway, callers }: McpServerArgs, service: Service): CustomResource {
     return customResource<IHTTPRoute>(
       `${NAME}-route`,
       {
@@ -286,6 +312,9 @@ export class McpServer extends ComponentResource {
               matches: [
                 { path: { type: "PathPrefix", value: ENDPOINT_PATH } },
                 { path: { type: "Exact", value: HEALTH_PATH } },
+                ...(callers.entra
+                  ? LOGIN_PATHS.map((value) => ({ path: { type: "PathPrefix" as const, value } }))
+                  : []),
               ],
               backendRefs: [{ kind: "Service", name: service.metadata.name, port: SERVER_PORTS.http }],
             },
@@ -325,6 +354,29 @@ export class McpServer extends ComponentResource {
 }
 
 type Variables = ServerEnvironment<Input<string>>;
+
+/** Who may call, in the server's words. */
+function identityVariables({ entra, apiKey, accessPolicy, origins }: Callers) {
+  const either = {
+    ...(accessPolicy !== undefined && ({ ACCESS_POLICY: accessPolicy } satisfies Partial<Variables>)),
+    ...(origins.length > 0 && ({ ALLOWED_ORIGINS: origins.join(",") } satisfies Partial<Variables>)),
+  };
+  const keys = apiKey && { ...either, API_KEY_HASHES: apiKey.hash, API_KEYS_SECRET: REGISTER_SECRET };
+  if (!entra) {
+    if (keys) return { ...keys, AUTH_MODE: "api-key" as const };
+    throw new Error("a server that nobody may call: give it Entra, or a key");
+  }
+  const tokens = {
+    ...either,
+    ENTRA_TENANT_ID: entra.tenantId,
+    ENTRA_CLIENT_ID: entra.clientId,
+    ENTRA_ALLOWED_TENANTS: entra.allowedTenants.join(","),
+    OAUTH_CLIENT_ID: entra.ideClientId,
+  };
+  return keys
+    ? { ...keys, ...tokens, AUTH_MODE: "entra,api-key" as const }
+    : { ...tokens, AUTH_MODE: "entra" as const };
+}
 
 interface Environment {
   readonly configMap: ConfigMap;

@@ -1,52 +1,122 @@
-import { hash, timingSafeEqual } from "node:crypto";
-import type { Config, Role } from "../config.ts";
+import type { Config } from "../config.ts";
 import type { Caller } from "../tools/define-tool.ts";
+import type { ApiKeys } from "./api-keys.ts";
+import type { Entra } from "./entra.ts";
+import type { Failures } from "./failures.ts";
+import type { Tickets } from "./tickets.ts";
 
-/** Tells who sends a request from its Authorization header; undefined when that proves nobody. */
-export type Authenticate = (authorization: string | undefined) => Caller | undefined;
-
-/** What callers may do until something says otherwise of them. */
-const DEFAULT_ROLE: Role = "admin";
-
-/** Whoever started this process and talks to it over its own pipes. */
-export const LOCAL_CALLER: Caller = Object.freeze({ subject: "local", method: "local", role: DEFAULT_ROLE });
-
-const ANONYMOUS: Caller = Object.freeze({ subject: "anonymous", method: "none", role: DEFAULT_ROLE });
-
-export function createAuthenticate(config: Pick<Config, "AUTH_MODE" | "API_KEY_HASHES">): Authenticate {
-  switch (config.AUTH_MODE) {
-    case "none":
-      return () => ANONYMOUS;
-    case "api-key":
-      return apiKeys(config.API_KEY_HASHES);
-  }
+/** What a request brings along to say who sends it. */
+export interface Credentials {
+  readonly authorization: string | undefined;
+  /** Names and values in turn, as they came: Node keeps the first of several Authorization headers and drops the rest. */
+  readonly rawHeaders: readonly string[];
+  /** Of the client, as far as proxies in front are trusted to name it. */
+  readonly address: string;
+  /** A browser's, at the handshake of a WebSocket. */
+  readonly ticket?: string | undefined;
+  /** Of the page that sends it. */
+  readonly origin?: string | undefined;
 }
 
-/** Longer than any key; more is not worth hashing. */
-const KEY_LENGTH_LIMIT = 512;
+export interface Refusal {
+  readonly status: 400 | 401 | 403 | 429 | 503;
+  /** Of RFC 6750, section 3.1; absent when no credentials came. */
+  readonly error?: "invalid_request" | "invalid_token" | "insufficient_scope";
+  /** The scope that would do. */
+  readonly scope?: string;
+  readonly retryAfterSeconds?: number;
+  /** For audit and log only, never sent: which part of a guess was right is nobody's business. */
+  readonly reason: string;
+  /** Something that was good once, which every client sends now and then: no sign of guessing. */
+  readonly stale?: true;
+}
 
-/**
- * Keys are compared by their SHA-256, so that the server holds nothing that opens it, and against every hash in
- * constant time, so that how long a refusal takes says nothing. A fast hash is right here: keys are random, not chosen.
- */
-function apiKeys(hashes: readonly string[]): Authenticate {
-  const known = hashes.map((hex) => ({
-    digest: Buffer.from(hex, "hex"),
-    caller: Object.freeze<Caller>({
-      subject: `key:${hex.slice(0, 8)}`,
-      method: "api-key",
-      role: DEFAULT_ROLE,
-      keyId: hex.slice(0, 8),
-    }),
-  }));
-  return (authorization = "") => {
-    // RFC 6750 section 2.1; the scheme is case-insensitive (RFC 9110 section 11.1).
-    const key = /^Bearer +(\S+)$/i.exec(authorization)?.[1] ?? "";
-    const digest = hash("sha256", key.slice(0, KEY_LENGTH_LIMIT), "buffer");
-    let found: Caller | undefined;
-    for (const { digest: expected, caller } of known) {
-      if (timingSafeEqual(digest, expected)) found = caller;
-    }
-    return key === "" || key.length > KEY_LENGTH_LIMIT ? undefined : found;
+export type Authenticated = { readonly caller: Caller } | { readonly refusal: Refusal };
+
+/** Tells who sends a request. Synchronous for what is known already, which is nearly every request. */
+export type Authenticate = (credentials: Credentials) => Authenticated | Promise<Authenticated>;
+
+interface AuthenticateOptions {
+  readonly mode: Config["AUTH_MODE"];
+  /** Where the mode has them. */
+  readonly keys?: ApiKeys | undefined;
+  /** Where the mode has it. */
+  readonly entra?: Entra | undefined;
+  readonly tickets?: Pick<Tickets, "redeem"> | undefined;
+  readonly failures?: Failures | undefined;
+}
+
+/** Whoever started this process and talks to it over its own pipes. */
+export const LOCAL_CALLER: Caller = Object.freeze({ subject: "local", method: "local", role: "admin" });
+
+const ANONYMOUS: Authenticated = {
+  caller: Object.freeze<Caller>({ subject: "anonymous", method: "none", role: "admin" }),
+};
+
+/** What every API key of this project begins with. */
+const KEY_PREFIX = "mcp_";
+
+export function createAuthenticate({ mode, keys, entra, tickets, failures }: AuthenticateOptions): Authenticate {
+  if (mode === "none") return () => ANONYMOUS;
+  const withKeys = mode === "api-key" || mode === "entra,api-key" ? keys : undefined;
+  const withEntra = mode === "entra" || mode === "entra,api-key" ? entra : undefined;
+  const settle = (outcome: Authenticated, address: string): Authenticated => {
+    if ("caller" in outcome) {
+      failures?.succeeded(address);
+    } else if (outcome.refusal.status === 401 && !outcome.refusal.stale) failures?.failed(address);
+    return outcome;
   };
+
+  return ({ authorization, rawHeaders, address, ticket, origin }) => {
+    const count = authorizationsIn(rawHeaders);
+    if (count > 1 || (count === 1 && ticket !== undefined)) {
+      const reason = count > 1 ? "several Authorization headers" : "a ticket beside an Authorization header";
+      return { refusal: { status: 400, error: "invalid_request", reason } };
+    }
+    if (ticket !== undefined) {
+      const wait = failures?.mayTry(address) ?? 0;
+      if (wait > 0) return slowed(wait);
+      if (tickets === undefined) return settle(NO_TICKET, address);
+      const redeemed = tickets.redeem(ticket, origin);
+      return redeemed.then((caller) => settle(caller === undefined ? NO_TICKET : { caller }, address));
+    }
+    const sent = bearerIn(authorization);
+    if (sent === undefined) return NO_CREDENTIALS;
+
+    const isKey = withEntra === undefined || sent.startsWith(KEY_PREFIX);
+    const caller = isKey ? withKeys?.find(sent) : withEntra.known(sent);
+    if (caller !== undefined) return settle({ caller }, address);
+    const wait = failures?.mayTry(address) ?? 0;
+    if (wait > 0) return slowed(wait);
+    if (!WELL_FORMED.test(sent)) return settle(MALFORMED, address);
+    if (!isKey) return withEntra.verify(sent).then((outcome) => settle(outcome, address));
+    return settle(NO_KEY, address);
+  };
+}
+
+const slowed = (wait: number): Authenticated => ({
+  refusal: { status: 429, retryAfterSeconds: wait, reason: "too many failures from this address" },
+});
+const invalid = (reason: string): Authenticated => ({ refusal: { status: 401, error: "invalid_token", reason } });
+const NO_TICKET = invalid("no such ticket");
+const NO_KEY = invalid("no such key");
+const MALFORMED = invalid("malformed credentials");
+const NO_CREDENTIALS: Authenticated = { refusal: { status: 401, reason: "no credentials" } };
+
+/** What stands behind the scheme, whose name is case-insensitive (RFC 9110, section 11.1). */
+const BEARER = /^Bearer +(\S.*)$/i;
+/** b64token of RFC 6750, section 2.1: what keys and tokens are made of. */
+const WELL_FORMED = /^[\w.~+/-]+=*$/;
+
+const bearerIn = (authorization = ""): string | undefined => BEARER.exec(authorization)?.[1];
+
+const AUTHORIZATION = "authorization";
+
+function authorizationsIn(rawHeaders: readonly string[]): number {
+  let count = 0;
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at];
+    if (name?.length === AUTHORIZATION.length && name.toLowerCase() === AUTHORIZATION) count++;
+  }
+  return count;
 }

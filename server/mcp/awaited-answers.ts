@@ -6,7 +6,7 @@ import {
   type JSONRPCResultResponse,
 } from "@modelcontextprotocol/server";
 import type { LeftAnswers } from "../services/left-answers.ts";
-import type { Caller } from "../tools/define-tool.ts";
+import { type Caller, callerKey } from "../tools/define-tool.ts";
 
 export type JSONRPCAnswer = JSONRPCResultResponse | JSONRPCErrorResponse;
 
@@ -27,7 +27,7 @@ export interface AwaitedAnswers {
  */
 export function createAwaitedAnswers(left: LeftAnswers | undefined): AwaitedAnswers {
   const awaited = new Map<string, (answer: JSONRPCAnswer) => void>();
-  const keyOf = ({ subject }: Caller, id: unknown) => JSON.stringify([subject, id]);
+  const keyOf = (caller: Caller, id: unknown) => JSON.stringify([callerKey(caller), id]);
   return {
     async expect(caller, deliver) {
       const id = randomUUID();

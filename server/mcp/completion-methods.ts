@@ -1,7 +1,9 @@
 import { ProtocolError, ProtocolErrorCode } from "@modelcontextprotocol/server";
+import { forEachRole } from "../auth/roles.ts";
 import type { Prompt } from "../prompts/define-prompt.ts";
 import type { ResourceSource } from "../resources/resource-source.ts";
 import { type Answering, answering } from "./exchange.ts";
+import { assertInScope } from "./step-up.ts";
 
 /** Most values in one answer (MCP specification, Completion). */
 const VALUES_LIMIT = 100;
@@ -11,21 +13,31 @@ export function completionMethods(
   prompts: readonly Prompt[],
   sources: readonly ResourceSource[],
 ): readonly Answering[] {
-  const promptsByName = new Map(prompts.map((prompt) => [prompt.name, prompt]));
-  const sourcesByTemplate = new Map(
-    sources.flatMap((source) => source.templates.map(({ uriTemplate }) => [uriTemplate, source] as const)),
-  );
+  const shown = {
+    prompts: forEachRole(prompts, ({ role }) => role),
+    sources: forEachRole(sources, ({ role }) => role),
+  };
   return [
-    answering("completion/complete", async ({ params: { ref, argument } }, { call }) => {
+    answering("completion/complete", async ({ params: { ref, argument } }, { call, caller }) => {
       const { name, value } = argument;
       let found: readonly string[];
       if (ref.type === "ref/prompt") {
-        const prompt = promptsByName.get(ref.name);
-        if (prompt === undefined) throw unknown("prompt", ref.name, [...promptsByName.keys()]);
+        const known = shown.prompts[caller.role];
+        const prompt = known.find((each) => each.name === ref.name);
+        if (prompt === undefined)
+          throw unknown(
+            "prompt",
+            ref.name,
+            known.map((each) => each.name),
+          );
+        assertInScope(caller, `The prompt ${prompt.name}`, prompt.role);
         found = await prompt.complete(name, value, await call());
       } else {
-        const source = sourcesByTemplate.get(ref.uri);
-        if (source === undefined) throw unknown("resource template", ref.uri, [...sourcesByTemplate.keys()]);
+        const known = shown.sources[caller.role];
+        const templates = (source: ResourceSource) => source.templates.map(({ uriTemplate }) => uriTemplate);
+        const source = known.find((each) => templates(each).includes(ref.uri));
+        if (source === undefined) throw unknown("resource template", ref.uri, known.flatMap(templates));
+        assertInScope(caller, `What is under ${source.scheme}:`, source.role);
         found = await source.complete(ref.uri, name, value, await call());
       }
       const values = found.slice(0, VALUES_LIMIT);

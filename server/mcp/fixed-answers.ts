@@ -4,16 +4,17 @@ import {
   PROTOCOL_VERSION_META_KEY,
 } from "@modelcontextprotocol/server";
 import { z } from "zod";
-import { LOCAL_CALLER } from "../auth/authenticate.ts";
+import type { Role } from "../config.ts";
+import type { Caller } from "../tools/define-tool.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
 
-/** Methods that, asked without a cursor, have the same answer for everyone for as long as the process lives. */
+/** Methods that, asked without a cursor, have the same answer for everyone of a role for as long as the process lives. */
 export const FIXED_METHODS = ["tools/list", "prompts/list", "resources/templates/list"] as const;
 
 /** Results that never change, as the SDK gave them once. */
 export interface FixedAnswers {
   /** The result as JSON; undefined until the SDK has said it, which the first question has it do. */
-  of(method: string, modern: boolean): string | undefined;
+  of(method: string, modern: boolean, role: Role): string | undefined;
   /** What stands in every result of the 2026-07-28 protocol; undefined as above. */
   readonly common: Readonly<Record<string, unknown>> | undefined;
 }
@@ -22,15 +23,19 @@ const MODERN_VERSION = "2026-07-28";
 const Answer = z.object({ result: z.record(z.string(), z.unknown()) });
 const Common = z.object({ resultType: z.literal("complete"), _meta: z.record(z.string(), z.unknown()) });
 
+const LEAST: Role = "reader";
+/** Joined once a request, so by the cheapest means. */
+const keyOf = (method: string, modern: boolean, role: Role) => `${role} ${modern ? "" : "older "}${method}`;
+
 export function createFixedAnswers(protocol: Protocol, onerror: (error: unknown) => void): FixedAnswers {
   const known = new Map<string, string>();
   const asked = new Set<string>();
   let common: FixedAnswers["common"];
 
-  const ask = (method: string, modern: boolean, key: string) => {
+  const ask = (method: string, modern: boolean, role: Role, key: string) => {
     if (asked.has(key)) return;
     asked.add(key);
-    (modern ? askModern(protocol, method) : askOlder(protocol, method))
+    (modern ? askModern : askOlder)(protocol, method, { subject: "local", method: "local", role })
       .then((message) => {
         const { result } = Answer.parse(message);
         known.set(key, JSON.stringify(result));
@@ -42,21 +47,22 @@ export function createFixedAnswers(protocol: Protocol, onerror: (error: unknown)
   };
 
   return {
-    of(method, modern) {
-      const key = modern ? method : `older ${method}`;
+    of(method, modern, role) {
+      const key = keyOf(method, modern, role);
       const answer = known.get(key);
-      if (answer === undefined) ask(method, modern, key);
+      if (answer === undefined) ask(method, modern, role, key);
       return answer;
     },
     get common() {
-      if (common === undefined) ask(FIXED_METHODS[0], true, FIXED_METHODS[0]);
+      const [method] = FIXED_METHODS;
+      if (common === undefined) ask(method, true, LEAST, keyOf(method, true, LEAST));
       return common;
     },
   };
 }
 
-async function askModern(protocol: Protocol, method: string): Promise<unknown> {
-  const handler = createMcpHandler(() => protocol.server({ caller: LOCAL_CALLER, method }), { legacy: "reject" });
+async function askModern(protocol: Protocol, method: string, caller: Caller): Promise<unknown> {
+  const handler = createMcpHandler(() => protocol.server({ caller, method }), { legacy: "reject" });
   const _meta = { [PROTOCOL_VERSION_META_KEY]: MODERN_VERSION, [CLIENT_CAPABILITIES_META_KEY]: {} };
   const request = new Request("http://localhost/mcp", {
     method: "POST",
@@ -75,7 +81,7 @@ async function askModern(protocol: Protocol, method: string): Promise<unknown> {
   }
 }
 
-async function askOlder(protocol: Protocol, method: string): Promise<unknown> {
+async function askOlder(protocol: Protocol, method: string, caller: Caller): Promise<unknown> {
   const server = protocol.server({ method });
   const answered = Promise.withResolvers<unknown>();
   const transport: Parameters<typeof server.connect>[0] = {
@@ -85,6 +91,6 @@ async function askOlder(protocol: Protocol, method: string): Promise<unknown> {
     close: async () => {},
   };
   await server.connect(transport);
-  transport.onmessage?.({ jsonrpc: "2.0", id: 1, method }, { authInfo: authInfoOf(LOCAL_CALLER) });
+  transport.onmessage?.({ jsonrpc: "2.0", id: 1, method }, { authInfo: authInfoOf(caller) });
   return answered.promise;
 }

@@ -5,6 +5,7 @@ import { z } from "zod";
 import type { Caller } from "../tools/define-tool.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
 import { refuse, TRANSPORT_ERROR } from "./refusals.ts";
+import { createShares } from "./shares.ts";
 import { Subscriptions } from "./subscriptions.ts";
 
 /** The event streams of the 2026-07-28 protocol, `subscriptions/listen`. */
@@ -23,20 +24,25 @@ const LIMIT = 1024;
  */
 export function createListenStreams(protocol: Protocol): ListenStreams {
   const open = new Set<McpHttpHandler>();
+  const shares = createShares(LIMIT);
   return {
     async open(request, reply, caller) {
-      if (open.size >= LIMIT) {
+      const leave = shares.take(caller);
+      if (leave === undefined) {
         return refuse(
           reply,
           503,
           TRANSPORT_ERROR,
-          `This server has ${LIMIT} streams open, the most it has; try later.`,
+          "This server, or you alone, have as many streams open as there may be; close some, or try later.",
         );
       }
       const bus = busOf(protocol, caller, urisIn(request.body));
       const handler = createMcpHandler(() => protocol.server({ caller }), { legacy: "reject", bus });
       open.add(handler);
-      reply.raw.once("close", () => open.delete(handler));
+      reply.raw.once("close", () => {
+        open.delete(handler);
+        leave();
+      });
       reply.hijack();
       await toNodeHandler(handler)(Object.assign(request.raw, { auth: authInfoOf(caller) }), reply.raw, request.body);
     },

@@ -12,7 +12,7 @@ import {
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 import type { LeftAnswers } from "../services/left-answers.ts";
-import type { Caller } from "../tools/define-tool.ts";
+import { type Caller, callerKey } from "../tools/define-tool.ts";
 import { createAwaitedAnswers, type JSONRPCAnswer } from "./awaited-answers.ts";
 import { answerToCutOff, eventIdOf } from "./cut-off-calls.ts";
 import { EventStream } from "./event-stream.ts";
@@ -64,7 +64,7 @@ export function createOlderHttp(protocol: Protocol, left?: LeftAnswers): OlderHt
   /** Where the answer to a request is being made, for who wants to cancel it. */
   const running = new Map<string, Cancellable>();
   const keyOf = (caller: Caller, session: Session | undefined, id: unknown) =>
-    `${caller.subject}\n${session?.name ?? ""}\n${typeof id}\n${String(id)}`;
+    `${callerKey(caller)}\n${session?.name ?? ""}\n${typeof id}\n${String(id)}`;
 
   const post: OlderHttp["post"] = async (request, reply, caller, begun) => {
     if (!accepts(request, "application/json") || !accepts(request, "text/event-stream")) {

@@ -1,14 +1,21 @@
 import type { IncomingHttpHeaders } from "node:http";
 import { z } from "zod";
-import type { Tool } from "../tools/define-tool.ts";
+import type { Caller, Tool } from "../tools/define-tool.ts";
 
 /**
  * Arguments that a tool's schema marks with `x-mcp-header` are repeated in a header `Mcp-Param-<name>`, for gateways to
  * route by; a request in which the two differ is refused (MCP specification 2026-07-28, Transports, "Custom Headers").
  */
 export interface ParameterHeaders {
-  /** Why the request is refused, and the id to answer under; undefined when header and body agree. */
-  faultOf(body: unknown, headers: IncomingHttpHeaders): { id: string | number; reason: string } | undefined;
+  /**
+   * Why the request is refused, and the id to answer under; undefined when header and body agree, and for a tool that
+   * there is not for the caller.
+   */
+  faultOf(
+    body: unknown,
+    headers: IncomingHttpHeaders,
+    caller: Caller,
+  ): { id: string | number; reason: string } | undefined;
 }
 
 interface Declaration {
@@ -23,7 +30,10 @@ const Call = z.object({
   params: z.object({ name: z.string(), arguments: z.record(z.string(), z.unknown()).default({}) }),
 });
 
-export function createParameterHeaders(tools: readonly Tool[]): ParameterHeaders {
+export function createParameterHeaders(
+  tools: readonly Tool[],
+  mayKnow: (caller: Caller, tool: string) => boolean,
+): ParameterHeaders {
   const byTool = new Map(
     tools
       .map((tool) => [tool.name, declarationsIn(tool.listing.inputSchema, [])] as const)
@@ -32,9 +42,9 @@ export function createParameterHeaders(tools: readonly Tool[]): ParameterHeaders
   // Most servers have no such tool, and their calls are not looked at twice.
   if (byTool.size === 0) return { faultOf: () => undefined };
   return {
-    faultOf(body, headers) {
+    faultOf(body, headers, caller) {
       const call = Call.safeParse(body).data;
-      if (call === undefined) return undefined;
+      if (call === undefined || !mayKnow(caller, call.params.name)) return undefined;
       for (const { path, header } of byTool.get(call.params.name) ?? []) {
         const reason = faultIn(valueAt(call.params.arguments, path), path, header, headers[header]);
         if (reason !== undefined) return { id: call.id, reason };

@@ -88,15 +88,15 @@ export function createPlainHttp({
       if (plain === undefined) return false;
       const { call, modern, method, id, session } = plain;
       if (call === undefined) {
-        const answer = fixed.of(method, modern);
+        const answer = fixed.of(method, modern, caller.role);
         if (answer === undefined) return false;
         reply.hijack();
         writeText(reply.raw, `{"result":${answer},"jsonrpc":"2.0","id":${JSON.stringify(id)}}`);
         return true;
       }
-      if (!direct.hasTool(call.tool)) return false;
+      if (!direct.hasTool(caller, call.tool)) return false;
       const common = modern ? fixed.common : undefined;
-      if (modern && (common === undefined || protocol.parameterHeaders.faultOf(body, headers) !== undefined))
+      if (modern && (common === undefined || protocol.parameterHeaders.faultOf(body, headers, caller) !== undefined))
         return false;
       reply.hijack();
       // Gone already: nothing would tell the exchange any more.

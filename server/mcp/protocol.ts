@@ -15,15 +15,19 @@ import type { Prompt } from "../prompts/define-prompt.ts";
 import { ResourceFailure, ResourceMissing, type ResourceSource } from "../resources/resource-source.ts";
 import { WATCH_INTERVAL_MS } from "../services/watch.ts";
 import type { CallContext, Caller, Services, Tool, ToolContext } from "../tools/define-tool.ts";
+import type { CallGate } from "./call-gate.ts";
 import { completionMethods } from "./completion-methods.ts";
 import { type Answering, answering, type Connection, type Exchange } from "./exchange.ts";
 import { createParameterHeaders, type ParameterHeaders } from "./parameter-headers.ts";
 import { promptMethods } from "./prompt-methods.ts";
-import { resourceMethods, sourceOf } from "./resource-methods.ts";
+import { resourceMethods } from "./resource-methods.ts";
+import { createStepUp } from "./step-up.ts";
 import { toolMethods } from "./tool-methods.ts";
 
 export interface ProtocolOptions {
   readonly tools: readonly Tool[];
+  /** What stands between callers and the tools. */
+  readonly gate: CallGate;
   readonly prompts: readonly Prompt[];
   readonly sources: readonly ResourceSource[];
   readonly services: Services;
@@ -41,11 +45,11 @@ interface ServerObjectOptions {
   readonly method?: string | undefined;
 }
 
-/** Tools without the SDK around them. The lists of what has such calls are the same for every caller. */
+/** Tools without the SDK around them. What has no parameters and never changes is the same for all callers of a role. */
 export interface DirectCalls {
-  /** Whether there is such a tool. */
-  hasTool(name: string): boolean;
-  /** Runs a tool, counts the call and logs it, as `tools/call` does. */
+  /** Whether there is such a tool for the caller. */
+  hasTool(caller: Caller, name: string): boolean;
+  /** Passes the gate, runs a tool, counts the call and logs it, as `tools/call` does. */
   call(tool: string, args: unknown, context: ToolContext): Ran;
   /** What everything that is run for a caller stands on. */
   contextOf(caller: Caller): Promise<Omit<CallContext, "signal">>;
@@ -60,6 +64,11 @@ export interface Protocol {
   server(options?: ServerObjectOptions): Server;
   /** The check of arguments against headers, for transports that have some. */
   readonly parameterHeaders: ParameterHeaders;
+  /**
+   * The scopes that a caller's token lacks for what the body of an HTTP request asks for, as a challenge names them;
+   * undefined when it lacks none. Absent where scopes say nothing.
+   */
+  stepUp?(caller: Caller, body: unknown): string | undefined;
   /** The way past the SDK's dispatch; absent: every request takes the SDK's. */
   readonly direct?: DirectCalls;
   /** Calls `changed` whenever the resource is another than before. Rejects with a {@link ProtocolError} when it cannot. */
@@ -88,6 +97,11 @@ export function authInfoOf(caller: Caller, ran?: Ran): AuthInfo {
   return info;
 }
 
+/** Whom {@link authInfoOf} described. */
+export function callerOf(info: AuthInfo | undefined): Caller | undefined {
+  return info && callers.get(info);
+}
+
 /** Taken once: whoever calls again, as the SDK does with a client's answers, means another run. */
 function takeRan(info: AuthInfo | undefined): Ran | undefined {
   const ran = info && calls.get(info);
@@ -110,12 +124,14 @@ const INSTRUCTIONS =
 
 /** Serves the protocol's methods, of every era and over every transport, by the SDK's low-level `Server`. */
 export function createProtocol(options: ProtocolOptions): Protocol {
-  const { tools, prompts, sources, services, metrics, log, resultLimit } = options;
-  const calling = toolMethods({ tools, metrics, log, resultLimit });
+  const { tools, gate, prompts, sources, services, metrics, log, resultLimit } = options;
+  const calling = toolMethods({ gate, metrics, log, resultLimit });
+  const prompting = promptMethods(prompts);
+  const reading = resourceMethods(sources);
   const methods: readonly Answering[] = [
     ...calling.methods,
-    ...promptMethods(prompts),
-    ...resourceMethods(sources),
+    ...prompting.methods,
+    ...reading.methods,
     ...completionMethods(prompts, sources),
     // In place of the SDK's own, which remembers the level in the server object, gone with the exchange.
     answering("logging/setLevel", ({ params }, { connection }) => {
@@ -124,7 +140,6 @@ export function createProtocol(options: ProtocolOptions): Protocol {
     }),
   ];
   const byMethod = new Map<string, Answering>(methods.map((each) => [each.method, each]));
-  const byScheme = new Map(sources.map((source) => [source.scheme, source]));
   const { name, version } = services.runtime;
   const info = { name, version, title: "MCP on AKS", icons: icons.server };
   const unchanging = { ttlMs: LIST_TTL_MS, cacheScope: "private" } as const;
@@ -149,13 +164,21 @@ export function createProtocol(options: ProtocolOptions): Protocol {
   };
 
   return {
-    parameterHeaders: createParameterHeaders(tools),
+    parameterHeaders: createParameterHeaders(tools, calling.has),
+    stepUp: createStepUp(
+      new Map([
+        ["tools/call", calling.scopeFor],
+        ["prompts/get", prompting.scopeFor],
+        ["resources/read", reading.scopeFor],
+        ["resources/subscribe", reading.scopeFor],
+      ]),
+    ),
     direct: { hasTool: calling.has, call: calling.call, contextOf },
     server({ caller: everyone, connection, method } = {}) {
       const server = new Server(info, serverOptions);
       const exchangeOf = (context: ServerContext): Exchange => {
         const authInfo = context.http?.authInfo;
-        const caller = everyone ?? (authInfo && callers.get(authInfo));
+        const caller = everyone ?? callerOf(authInfo);
         if (caller === undefined) throw new Error("A request without a caller reached the protocol.");
         const call = async () => ({ ...(await contextOf(caller)), signal: context.mcpReq.signal });
         const ran = () => takeRan(authInfo);
@@ -167,7 +190,7 @@ export function createProtocol(options: ProtocolOptions): Protocol {
     },
     async watch(uri, caller, changed) {
       try {
-        const source = sourceOf(byScheme, uri);
+        const source = reading.sourceOf(caller, uri);
         if (source?.watch === undefined) throw new ResourceMissing(`There is nothing to watch at ${uri}.`);
         return source.watch(uri, await contextOf(caller), changed);
       } catch (error) {

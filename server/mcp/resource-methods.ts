@@ -1,19 +1,47 @@
 import { ProtocolError, ProtocolErrorCode, ResourceNotFoundError } from "@modelcontextprotocol/server";
+import { forEachRole } from "../auth/roles.ts";
+import type { Role } from "../config.ts";
 import { ResourceFailure, ResourceMissing, type ResourceSource } from "../resources/resource-source.ts";
+import type { Caller } from "../tools/define-tool.ts";
 import { type Answering, answering, type Connection } from "./exchange.ts";
 import { cursorOf, invalidCursor, pagesOf, positionOf } from "./pages.ts";
+import { assertInScope, type ScopeFor, scopeForRole } from "./step-up.ts";
 
 /** Says why a list has no more, where that is not because it ends. */
 const INCOMPLETE_META_KEY = "mcp-on-aks/incomplete";
 
+export interface ResourceMethods {
+  readonly methods: readonly Answering[];
+  /** The source that a URI belongs to, if the caller may know of it. Throws when the caller's token lacks the scope. */
+  sourceOf(caller: Caller, uri: string): ResourceSource | undefined;
+  /** For what names a URI: `resources/read` and `resources/subscribe`. */
+  readonly scopeFor: ScopeFor;
+}
+
 /** Everything under `resources/`, over several sources, each with a URI scheme of its own. */
-export function resourceMethods(sources: readonly ResourceSource[]): readonly Answering[] {
+export function resourceMethods(sources: readonly ResourceSource[]): ResourceMethods {
   const byScheme = new Map(sources.map((source) => [source.scheme, source]));
   if (byScheme.size < sources.length) throw new Error("Two sources of resources have the same scheme.");
-  const templates = pagesOf(sources.flatMap((source) => source.templates));
+  const shown = forEachRole(sources, ({ role }) => role);
+  const templatesFor = (role: Role) => pagesOf(shown[role].flatMap((source) => source.templates));
+  const templates = {
+    reader: templatesFor("reader"),
+    operator: templatesFor("operator"),
+    admin: templatesFor("admin"),
+  };
+  const find = (caller: Caller, uri: string): ResourceSource | undefined => {
+    const source = byScheme.get(uri.slice(0, Math.max(0, uri.indexOf(":"))).toLowerCase());
+    return source && shown[caller.role].includes(source) ? source : undefined;
+  };
+  const inScope = (caller: Caller, source: ResourceSource | undefined) => {
+    if (source !== undefined) assertInScope(caller, `What is under ${source.scheme}:`, source.role);
+    return source;
+  };
+  const sourceOf: ResourceMethods["sourceOf"] = (caller, uri) => inScope(caller, find(caller, uri));
 
-  return [
-    answering("resources/list", async ({ params }, { call }) => {
+  const methods = [
+    answering("resources/list", async ({ params }, { call, caller }) => {
+      const sources = shown[caller.role];
       // A cursor names the source that the page comes from, and where that source goes on.
       const [index, from] = params?.cursor === undefined ? [0, undefined] : placeIn(params.cursor);
       const source = sources[index];
@@ -21,6 +49,7 @@ export function resourceMethods(sources: readonly ResourceSource[]): readonly An
         if (params?.cursor !== undefined) throw invalidCursor(params.cursor);
         return { resources: [] };
       }
+      inScope(caller, source);
       const { resources, next, incomplete } = await mendable(source.list(from, await call()));
       const nextCursor =
         next !== undefined
@@ -34,12 +63,12 @@ export function resourceMethods(sources: readonly ResourceSource[]): readonly An
         ...(incomplete !== undefined && { _meta: { [INCOMPLETE_META_KEY]: incomplete } }),
       };
     }),
-    answering("resources/templates/list", ({ params }) => {
-      const { items, ...rest } = templates(params?.cursor);
+    answering("resources/templates/list", ({ params }, { caller }) => {
+      const { items, ...rest } = templates[caller.role](params?.cursor);
       return { resourceTemplates: items, ...rest };
     }),
-    answering("resources/read", async ({ params: { uri } }, { call }) => {
-      const source = sourceOf(byScheme, uri);
+    answering("resources/read", async ({ params: { uri } }, { call, caller }) => {
+      const source = sourceOf(caller, uri);
       if (source === undefined) throw new ResourceNotFoundError(uri, `Resource not found: ${uri}`);
       return { contents: await mendable(source.read(uri, await call()), uri) };
     }),
@@ -52,11 +81,14 @@ export function resourceMethods(sources: readonly ResourceSource[]): readonly An
       return {};
     }),
   ];
-}
-
-/** The source that `uri` belongs to. */
-export function sourceOf(byScheme: ReadonlyMap<string, ResourceSource>, uri: string): ResourceSource | undefined {
-  return byScheme.get(uri.slice(0, Math.max(0, uri.indexOf(":"))).toLowerCase());
+  return {
+    methods,
+    sourceOf,
+    scopeFor(caller, { uri }) {
+      const source = typeof uri === "string" ? find(caller, uri) : undefined;
+      return source && scopeForRole(caller, source.role);
+    },
+  };
 }
 
 function placeIn(cursor: string): [number, string | undefined] {

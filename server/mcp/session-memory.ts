@@ -1,11 +1,12 @@
 import type { ServerResponse } from "node:http";
 import type { JSONRPCNotification } from "@modelcontextprotocol/server";
 import { z } from "zod";
-import type { Caller } from "../tools/define-tool.ts";
+import { type Caller, callerKey } from "../tools/define-tool.ts";
 import { EventStream } from "./event-stream.ts";
 import type { Connection } from "./exchange.ts";
 import type { Protocol } from "./protocol.ts";
 import type { Session } from "./session.ts";
+import { shareOf } from "./shares.ts";
 import { Subscriptions } from "./subscriptions.ts";
 
 /** What this replica remembers of a session: conveniences, none of which a client must have back. */
@@ -23,7 +24,7 @@ export interface SessionMemory {
   endStreams(): void;
 }
 
-/** Sessions remembered at once; the one unused for longest is forgotten first. */
+/** Sessions remembered at once, of all callers; a caller's own that is unused for longest is forgotten for a new one. */
 const LIMIT = 4096;
 /** URIs kept in an event id; a client that has more subscribes again after a reconnect. */
 const CURSOR_BYTES = 4096;
@@ -35,8 +36,10 @@ const EMPTY_EVENTS_SINCE = "2025-11-25";
  * same: the ids of a stream's events name what the session subscribed to, and a client that reconnects with
  * `Last-Event-ID`, to whichever replica, brings them along.
  */
-export function createSessionMemory(protocol: Protocol): SessionMemory {
-  const sessions = new Map<string, { remembered: RememberedSession; forget(): void }>();
+export function createSessionMemory(protocol: Pick<Protocol, "watch">): SessionMemory {
+  /** Maps keep the order of insertion: the first is the one unused for longest. */
+  const byCaller = new Map<string, Map<string, { remembered: RememberedSession; forget(): void }>>();
+  let count = 0;
   const streams = new Set<EventStream>();
 
   const remember = (caller: Caller, session: Session) => {
@@ -90,19 +93,32 @@ export function createSessionMemory(protocol: Protocol): SessionMemory {
     };
   };
 
+  const forgetOldest = (key: string) => {
+    const own = byCaller.get(key);
+    const oldest = own?.entries().next().value;
+    if (own === undefined || oldest === undefined) return;
+    const [name, { forget }] = oldest;
+    own.delete(name);
+    if (own.size === 0) byCaller.delete(key);
+    count--;
+    forget();
+  };
+
   return {
     of(caller, session) {
       // By the caller as well: a session's name is known to whoever reads it, and each remembers their own.
-      const key = `${caller.subject}\n${session.name}`;
-      const entry = sessions.get(key) ?? remember(caller, session);
-      // Maps keep the order of insertion: the first is the one unused for longest.
-      sessions.delete(key);
-      sessions.set(key, entry);
-      for (const [oldest, { forget }] of sessions) {
-        if (sessions.size <= LIMIT) break;
-        forget();
-        sessions.delete(oldest);
-      }
+      const key = callerKey(caller);
+      const own = byCaller.get(key) ?? new Map();
+      const known = own.get(session.name);
+      const entry = known ?? remember(caller, session);
+      own.delete(session.name);
+      own.set(session.name, entry);
+      byCaller.delete(key);
+      byCaller.set(key, own);
+      if (known !== undefined) return entry.remembered;
+      count++;
+      if (own.size > shareOf(caller, LIMIT)) forgetOldest(key);
+      else if (count > LIMIT) forgetOldest(byCaller.keys().next().value ?? key);
       return entry.remembered;
     },
     get streams() {

@@ -2,8 +2,12 @@ import underPressure from "@fastify/under-pressure";
 import { toNodeHandler } from "@modelcontextprotocol/node";
 import { classifyInboundRequest, createMcpHandler } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import type { Authenticate } from "../auth/authenticate.ts";
+import type { Authenticate, Authenticated, Credentials, Refusal } from "../auth/authenticate.ts";
+import type { Challenge } from "../auth/challenge.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
+import type { Tickets } from "../auth/tickets.ts";
+import type { Limits, Verdict } from "../limits/limits.ts";
+import type { Audit } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { LeftAnswers } from "../services/left-answers.ts";
 import type { Caller } from "../tools/define-tool.ts";
@@ -11,8 +15,8 @@ import { createListenStreams } from "./listen-streams.ts";
 import { createOlderHttp } from "./older-http.ts";
 import { createPlainHttp } from "./plain-http.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
-import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR } from "./refusals.ts";
-import { createWebSockets } from "./websockets.ts";
+import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR, tooMany } from "./refusals.ts";
+import { createWebSockets, ticketIn } from "./websockets.ts";
 
 /** The MCP endpoint: Streamable HTTP at `/mcp` and WebSocket at `/mcp/ws`, for every version of the protocol. */
 export interface StreamableHttp {
@@ -34,7 +38,13 @@ export interface StreamableHttp {
 interface StreamableHttpOptions {
   readonly protocol: Protocol;
   readonly authenticate: Authenticate;
+  readonly challenge: Challenge;
+  /** Whether what a caller was let in by still holds; asked of connections that stay open. */
+  readonly stillHolds: (caller: Caller) => boolean;
+  readonly tickets: Tickets;
   readonly refuseForeign: RefuseForeign;
+  readonly audit?: Pick<Audit, "decided"> | undefined;
+  readonly limits: Limits;
   readonly metrics: Metrics;
   readonly log: FastifyBaseLogger;
   readonly bodyLimit: number;
@@ -50,7 +60,8 @@ const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
-  const { protocol, log, authenticate, refuseForeign, metrics, bodyLimit, leftAnswers } = options;
+  const { protocol, log, authenticate, stillHolds, tickets, challenge, refuseForeign } = options;
+  const { audit, limits, metrics, bodyLimit, leftAnswers } = options;
   const callers = new WeakMap<FastifyRequest, Caller>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
@@ -81,7 +92,15 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   const tellIdle = () => {
     if (isIdle()) onIdle?.();
   };
-  const sockets = createWebSockets({ protocol, metrics, messageLimit: bodyLimit, onIdle: tellIdle });
+  const sockets = createWebSockets({
+    protocol,
+    limits,
+    metrics,
+    stillHolds,
+    tickets,
+    messageLimit: bodyLimit,
+    onIdle: tellIdle,
+  });
 
   const callerOf = (request: FastifyRequest): Caller => {
     const caller = callers.get(request);
@@ -89,14 +108,60 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     return caller;
   };
 
+  /** Refuses, says how to do better, and puts it on record. */
+  const turnAway = (request: FastifyRequest, reply: FastifyReply, refusal: Refusal, caller?: Caller) => {
+    const { status, reason, retryAfterSeconds } = refusal;
+    request.log.warn({
+      event: "request.refused",
+      reason: status === 403 ? "unauthorized" : "unauthenticated",
+      why: reason,
+    });
+    audit?.decided({
+      decision: status === 403 ? "denied" : "refused",
+      reason,
+      ...(caller && { caller }),
+      address: request.ip,
+      method: request.method,
+      path: pathOf(request),
+    });
+    const header = challenge.header(refusal);
+    if (header !== undefined) reply.header("www-authenticate", header);
+    if (retryAfterSeconds !== undefined) reply.header("retry-after", Math.ceil(retryAfterSeconds));
+    refuse(reply, status, TRANSPORT_ERROR, challenge.message(refusal));
+  };
+
+  /** Tells of the limit, and refuses what exceeds it; gives whether the request may go on. */
+  const withinLimits = (verdict: Verdict, caller: Caller, request: FastifyRequest, reply: FastifyReply): boolean => {
+    for (const name in verdict.headers) reply.raw.setHeader(name, verdict.headers[name] ?? "");
+    if (verdict.allowed) return true;
+    const { which, what } = verdict;
+    request.log.warn({ event: "request.refused", reason: "limit", limit: what, scope: which, subject: caller.subject });
+    const { ip: address, method } = request;
+    audit?.decided({
+      decision: "refused",
+      reason: `limit:${which}:${what}`,
+      caller,
+      address,
+      method,
+      path: pathOf(request),
+    });
+    refuse(reply, 429, TRANSPORT_ERROR, tooMany(verdict));
+    return false;
+  };
+
   const post = async (request: FastifyRequest, reply: FastifyReply) => {
     const caller = callerOf(request);
     const { body } = request;
+    // An array of messages is as many requests as it has messages; it was counted as one when it came.
+    if (Array.isArray(body) && body.length > 1) {
+      const verdict = await limits.request(caller, body.length - 1);
+      if (!withinLimits(verdict, caller, request, reply)) return;
+    }
     // Which version a request speaks is for the SDK to tell; it is asked the same once more where it serves one.
     const { kind } = classifyInboundRequest({ httpMethod: "POST", ...protocolHeaders(request), body });
     if (kind === "legacy") return older.post(request, reply, caller);
     if (methodOf(body) === "subscriptions/listen" && kind === "modern") return streams.open(request, reply, caller);
-    const fault = protocol.parameterHeaders.faultOf(body, request.headers);
+    const fault = protocol.parameterHeaders.faultOf(body, request.headers, caller);
     if (fault !== undefined) {
       return refuse(reply, 400, HEADER_MISMATCH, `Header mismatch: ${fault.reason}.`, fault.id);
     }
@@ -111,13 +176,23 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     // These hooks call back: each promise would cost as much as what it waits for.
     app.addHook("onRequest", (request, reply, done) => {
       const started = performance.now();
+      const { socket } = request.raw;
+      const { bytesRead, bytesWritten } = socket;
       metrics.connectionOpened();
       // A WebSocket stays open for as long as its client likes; what is in progress on it is counted there.
       if (!request.ws) open.add(reply);
       // "close" comes after every end of an answer, a client that went away included.
       reply.raw.once("close", () => {
         metrics.connectionClosed();
+        // What goes over a WebSocket is counted there.
         if (request.ws && reply.raw.statusCode === 200) return;
+        const caller = callers.get(request);
+        if (caller !== undefined) {
+          // The socket has read most bodies with their headers, before anything is known of them; so what the request
+          // says of its length counts, where it says something.
+          const sent = Number(request.headers["content-length"] ?? socket.bytesRead - bytesRead);
+          limits.moved(caller, sent + socket.bytesWritten - bytesWritten);
+        }
         // The stream of the older protocols is no call, and stays open as long as its client likes.
         const isStream = request.method === "GET" && reply.raw.statusCode === 200;
         const method = isStream ? "subscriptions/listen" : methodOf(request.body);
@@ -131,6 +206,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     await app.register(underPressure, {
       maxEventLoopDelay: EVENT_LOOP_DELAY_LIMIT_MS,
       pressureHandler: (_request, reply) => {
+        // What makes a server slow that has nothing else to do is its own start, or the machine: refusing helps nobody.
+        if (!sockets.busy && open.size <= (open.has(reply) ? 1 : 0)) return;
         reply.header("retry-after", RETRY_AFTER_SECONDS);
         refuse(reply, 503, TRANSPORT_ERROR, "The server is overloaded; try again in a few seconds.");
       },
@@ -139,25 +216,40 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     app.addHook("onRequest", (request, reply, done) => {
       const foreign = refuseForeign(request.headers);
       if (foreign !== undefined) {
+        const { method, ip: address } = request;
         request.log.warn({ event: "request.refused", reason: "foreign", origin: request.headers.origin });
+        audit?.decided({
+          decision: "refused",
+          reason: "foreign origin or host",
+          address,
+          method,
+          path: pathOf(request),
+        });
         refuse(reply, 403, TRANSPORT_ERROR, foreign);
         return;
       }
-      const caller = authenticate(request.headers.authorization);
-      if (caller === undefined) {
-        request.log.warn({ event: "request.refused", reason: "unauthenticated" });
-        // The same whatever was wrong: which part of a guess was right is nobody's business.
-        reply.header("www-authenticate", 'Bearer realm="mcp"');
-        refuse(
-          reply,
-          401,
-          TRANSPORT_ERROR,
-          "Authentication required: send a valid key as Authorization: Bearer <key>.",
-        );
-        return;
+      const settle = (outcome: Authenticated) => {
+        if ("refusal" in outcome) return turnAway(request, reply, outcome.refusal);
+        callers.set(request, outcome.caller);
+        done();
+      };
+      const outcome = authenticate(credentialsOf(request));
+      if (outcome instanceof Promise) outcome.then(settle, done);
+      else settle(outcome);
+    });
+
+    app.addHook("onRequest", (request, reply, done) => {
+      const caller = callers.get(request);
+      // What needs no caller is not counted.
+      if (caller === undefined) return done();
+      const verdict = limits.request(caller);
+      if (verdict instanceof Promise) {
+        verdict.then((known) => {
+          if (withinLimits(known, caller, request, reply)) done();
+        }, done);
+      } else if (withinLimits(verdict, caller, request, reply)) {
+        done();
       }
-      callers.set(request, caller);
-      done();
     });
 
     app.route({
@@ -165,7 +257,14 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       url: "/mcp",
       bodyLimit,
       handler: (request, reply) => {
-        if (plain?.take(request, reply, callerOf(request))) return undefined;
+        const caller = callerOf(request);
+        const scope = caller.scopedRole === undefined ? undefined : protocol.stepUp?.(caller, request.body);
+        if (scope !== undefined) {
+          const reason = "the token's scopes do not reach the tool";
+          turnAway(request, reply, { status: 403, error: "insufficient_scope", scope, reason }, caller);
+          return reply;
+        }
+        if (plain?.take(request, reply, caller)) return undefined;
         return post(request, reply).then(() => reply);
       },
     });
@@ -224,6 +323,15 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     },
   };
 }
+
+function credentialsOf(request: FastifyRequest): Credentials {
+  const { authorization, origin } = request.headers;
+  const { rawHeaders } = request.raw;
+  return { authorization, rawHeaders, address: request.ip, ticket: ticketIn(request), origin };
+}
+
+/** Without the query, in which careless clients put secrets. */
+const pathOf = ({ url }: FastifyRequest): string => url.split("?", 1)[0] ?? "";
 
 /** The headers by which the 2026-07-28 protocol repeats what is in the body. */
 function protocolHeaders({ headers }: FastifyRequest) {

@@ -3,19 +3,21 @@ import {
   type InputRequiredResult,
   inputRequired,
   ProtocolError,
-  ProtocolErrorCode,
 } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
+import type { Role } from "../config.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
 import { InputNeeded } from "../tools/client-channel.ts";
-import { type Tool, type ToolContext, ToolFailure } from "../tools/define-tool.ts";
+import { type Caller, type Tool, type ToolContext, ToolFailure, type ToolResult } from "../tools/define-tool.ts";
+import { type CallGate, CallRefused, type Entered } from "./call-gate.ts";
 import { channelOf } from "./channel.ts";
 import { type Answering, answering } from "./exchange.ts";
 import { lengthOf, linkTo } from "./long-results.ts";
 import { pagesOf } from "./pages.ts";
+import type { ScopeFor } from "./step-up.ts";
 
 interface ToolMethodsOptions {
-  readonly tools: readonly Tool[];
+  readonly gate: CallGate;
   readonly metrics: Metrics;
   readonly log: FastifyBaseLogger;
   /** Bytes of a result's content; what is longer is kept in the workspace, and the answer is a link to it. */
@@ -24,34 +26,48 @@ interface ToolMethodsOptions {
 
 export interface ToolMethods {
   readonly methods: readonly Answering[];
-  has(name: string): boolean;
-  /** Runs a tool, counts the call and logs it. */
+  /** Whether there is such a tool for the caller. */
+  has(caller: Caller, name: string): boolean;
+  /** For `tools/call`. */
+  readonly scopeFor: ScopeFor;
+  /** Passes the gate, runs a tool, counts the call and logs it. */
   call(name: string, args: unknown, context: ToolContext): Promise<CallToolResult | InputRequiredResult>;
 }
 
 /** `tools/list` and `tools/call`: the tools by name, and what happens around each call. */
-export function toolMethods({ tools, metrics, log, resultLimit }: ToolMethodsOptions): ToolMethods {
-  const byName = new Map(tools.map((tool) => [tool.name, tool]));
-  if (byName.size < tools.length) throw new Error("Two tools have the same name.");
+export function toolMethods({ gate, metrics, log, resultLimit }: ToolMethodsOptions): ToolMethods {
+  const { shown } = gate;
   // Redaction looks through every event for names of secrets. This one has none but the fields below.
   const calls = log.child({}, { redact: [] });
-  const pages = pagesOf(tools.map((tool) => tool.listing));
+  const pagesFor = (role: Role) => pagesOf(shown[role].map((tool) => tool.listing));
+  const pages = { reader: pagesFor("reader"), operator: pagesFor("operator"), admin: pagesFor("admin") };
 
   const call: ToolMethods["call"] = async (name, args, context) => {
-    const tool = byName.get(name);
+    const { caller } = context;
+    const tool = gate.find(caller, name);
     if (tool === undefined) {
       metrics.toolCalled(name, "failed", 0);
-      const known = tools.map((each) => each.name).join(", ");
-      throw new ProtocolError(
-        ProtocolErrorCode.InvalidParams,
-        `Unknown tool ${JSON.stringify(name)}; there are ${known}.`,
-      );
+      throw gate.unknown(caller, name);
     }
     const started = performance.now();
-    const { status, result, error } = await outcomeOf(tool, args, context, resultLimit);
+    let entered: Entered;
+    try {
+      const entering = gate.enter({ tool, args, caller });
+      entered = entering instanceof Promise ? await entering : entering;
+    } catch (error) {
+      metrics.toolCalled(name, "failed", (performance.now() - started) / 1000);
+      const { subject, method, keyId } = caller;
+      const why = error instanceof CallRefused ? error.why : error instanceof ProtocolError ? "scope" : "fault";
+      const refused = { event: "tool.refused", tool: name, why, subject, method, keyId };
+      if (why === "audit" || why === "fault") log.error({ ...refused, err: error });
+      else calls.warn(refused);
+      if (error instanceof ToolFailure) return failure(error.message, error.output);
+      throw error;
+    }
+    const { status, result, error, bytes } = await outcomeOf(tool, args, context, resultLimit);
     const durationMs = performance.now() - started;
+    entered.left({ status, durationMs, bytes });
     metrics.toolCalled(name, status, durationMs / 1000);
-    const { caller } = context;
     const event = {
       event: "tool.called",
       tool: name,
@@ -63,12 +79,14 @@ export function toolMethods({ tools, metrics, log, resultLimit }: ToolMethodsOpt
     };
     if (status === "broken") log.error({ ...event, err: error });
     else calls.info(event);
+    // A tool that speaks of the protocol itself is passed on as it is.
+    if (result === undefined) throw error;
     return result;
   };
 
   const methods = [
-    answering("tools/list", ({ params }) => {
-      const { items, ...rest } = pages(params?.cursor);
+    answering("tools/list", ({ params }, { caller }) => {
+      const { items, ...rest } = pages[caller.role](params?.cursor);
       return { tools: items, ...rest };
     }),
     answering("tools/call", async ({ params }, exchange) => {
@@ -77,32 +95,39 @@ export function toolMethods({ tools, metrics, log, resultLimit }: ToolMethodsOpt
       return call(params.name, params.arguments, { ...(await exchange.call()), client: channelOf(exchange) });
     }),
   ];
-  return { methods, has: (name) => byName.has(name), call };
+  return {
+    methods,
+    has: (caller, name) => gate.find(caller, name) !== undefined,
+    scopeFor: (caller, { name, arguments: args }) =>
+      typeof name === "string" ? gate.scopeFor(caller, name, args) : undefined,
+    call,
+  };
 }
 
 interface Outcome {
   readonly status: ToolStatus;
-  readonly result: CallToolResult | InputRequiredResult;
+  /** Absent when `error` is the protocol's own, to be thrown. */
+  readonly result?: CallToolResult | InputRequiredResult;
   readonly error?: unknown;
+  /** Bytes of what the caller gets, or a little less. */
+  readonly bytes: number;
 }
 
 async function outcomeOf(tool: Tool, args: unknown, context: ToolContext, resultLimit: number): Promise<Outcome> {
+  // What is malformed has no length, and is the SDK's to refuse.
+  const ended = (status: ToolStatus, result: ToolResult) => ({ status, result, bytes: lengthOf(result) || 0 });
   try {
     const result = await tool.respond(args, context);
-    if (lengthOf(result) > resultLimit) return { status: "ok", result: await linkTo(result, resultLimit, context) };
-    return { status: "ok", result };
+    if (lengthOf(result) > resultLimit) return ended("ok", await linkTo(result, resultLimit, context));
+    return ended("ok", result);
   } catch (error) {
-    if (context.signal.aborted) return { status: "cancelled", result: failure("The call was cancelled.") };
-    if (error instanceof ToolFailure) return { status: "failed", result: failure(error.message, error.output) };
-    if (error instanceof InputNeeded) return { status: "asked", result: askedFor(error) };
-    // A tool that speaks of the protocol itself is passed on as it is.
-    if (error instanceof ProtocolError) throw error;
+    if (context.signal.aborted) return ended("cancelled", failure("The call was cancelled."));
+    if (error instanceof ToolFailure) return ended("failed", failure(error.message, error.output));
+    if (error instanceof InputNeeded) return { status: "asked", result: askedFor(error), bytes: 0 };
+    if (error instanceof ProtocolError) return { status: "failed", error, bytes: 0 };
     // What broke is for the log; a stack or a path is nothing to tell a caller.
-    return {
-      status: "broken",
-      result: failure(`${tool.name} failed by a fault of its own; the server's log has the details.`),
-      error,
-    };
+    const said = failure(`${tool.name} failed by a fault of its own; the server's log has the details.`);
+    return { ...ended("broken", said), error };
   }
 }
 

@@ -10,11 +10,13 @@ import {
   type RequestId,
   type Transport,
 } from "@modelcontextprotocol/server";
-import { INVALID_REQUEST, PARSE_ERROR, TRANSPORT_ERROR } from "./refusals.ts";
+import type { Verdict } from "../limits/limits.ts";
+import { INVALID_REQUEST, PARSE_ERROR, TRANSPORT_ERROR, tooMany } from "./refusals.ts";
 
 /** RFC 6455, section 7.4.1. */
 const GOING_AWAY = 1001;
 const UNSUPPORTED_DATA = 1003;
+const POLICY_VIOLATION = 1008;
 
 /** Bytes that may wait to be sent before no more is read from a client that does not read. */
 const HIGH_WATER_BYTES = 1024 * 1024;
@@ -22,12 +24,29 @@ const HIGH_WATER_BYTES = 1024 * 1024;
 const CONCURRENCY = 32;
 /** Requests of one client that are not answered yet, waiting ones included. */
 const PENDING_LIMIT = 256;
+/** Requests refused by a limit, one after the other, until a client that will not wait is shown the door. */
+const REFUSALS_LIMIT = 100;
+/** Bytes that go to and fro before they are counted, so that not every message is counted by itself. */
+const COUNTED_AT_BYTES = 16 * 1024;
 const PING_INTERVAL_MS = 30_000;
 /** What a client gets to read what is on its way, and to close from its side. */
 const CLOSING_MS = 3000;
 
+interface Asked {
+  readonly method: string;
+  readonly started: number;
+}
+
+/** What the client may still send. */
+export interface Allowance {
+  request(): Verdict | Promise<Verdict>;
+  moved(bytes: number): void;
+}
+
 /** What the transport tells of itself. */
 export interface WebSocketEvents {
+  /** Whether the client may still be here: asked for each message, and with each ping. */
+  permitted(): boolean;
   /** A request was answered, or its client cancelled it. */
   answered(method: string, seconds: number): void;
   /** Nothing is in progress any more. */
@@ -45,15 +64,19 @@ export class WebSocketTransport implements Transport {
   onmessage?: <T extends JSONRPCMessage>(message: T, extra?: MessageExtraInfo) => void;
 
   readonly #socket: WebSocket;
+  readonly #allowance: Allowance;
   readonly #events: WebSocketEvents;
-  readonly #pending = new Map<RequestId, { method: string; started: number }>();
+  readonly #pending = new Map<RequestId, Asked>();
   readonly #waiting: JSONRPCRequest[] = [];
   #ping: NodeJS.Timeout | undefined;
   #alive = true;
   #draining = false;
+  #refusals = 0;
+  #uncounted = 0;
 
-  constructor(socket: WebSocket, events: WebSocketEvents) {
+  constructor(socket: WebSocket, allowance: Allowance, events: WebSocketEvents) {
     this.#socket = socket;
+    this.#allowance = allowance;
     this.#events = events;
   }
 
@@ -72,13 +95,14 @@ export class WebSocketTransport implements Transport {
       clearInterval(this.#ping);
       this.#pending.clear();
       this.#waiting.length = 0;
+      this.#allowance.moved(this.#uncounted);
       this.#events.closed();
       this.onclose?.();
     });
     this.#ping = setInterval(() => {
       // Not even the answer to a ping since the last one: the client is gone, and TCP has not noticed.
       if (!this.#alive) socket.terminate();
-      else socket.ping();
+      else if (this.#isPermitted()) socket.ping();
       this.#alive = false;
     }, PING_INTERVAL_MS);
     this.#ping.unref();
@@ -97,7 +121,9 @@ export class WebSocketTransport implements Transport {
         return;
       }
       // Calls back when the kernel has it, so whoever waits for that waits for a slow client.
-      socket.send(JSON.stringify(message), (error) => {
+      const text = JSON.stringify(message);
+      this.#count(text);
+      socket.send(text, (error) => {
         this.#proceed();
         if (error) reject(error);
         else resolve();
@@ -108,17 +134,35 @@ export class WebSocketTransport implements Transport {
   }
 
   async close(): Promise<void> {
-    const socket = this.#socket;
-    socket.close(GOING_AWAY, "The server ends this connection.");
-    const timer = setTimeout(() => socket.terminate(), CLOSING_MS);
-    socket.once("close", () => clearTimeout(timer));
+    this.#end(GOING_AWAY, "The server ends this connection.");
   }
 
   terminate(): void {
     this.#socket.terminate();
   }
 
+  #end(code: number, reason: string): void {
+    const socket = this.#socket;
+    socket.close(code, reason);
+    const timer = setTimeout(() => socket.terminate(), CLOSING_MS);
+    socket.once("close", () => clearTimeout(timer));
+  }
+
+  /** Ends the connection when what its client was let in by holds no more. */
+  #isPermitted(): boolean {
+    if (this.#events.permitted()) return true;
+    this.#waiting.length = 0;
+    if (this.#socket.readyState === this.#socket.OPEN) {
+      this.#end(POLICY_VIOLATION, "The credential of this connection has ended; connect anew with a valid one.");
+    }
+    return false;
+  }
+
   #receive(text: string, isBinary: boolean): void {
+    // Sent before the client has heard that the connection ends.
+    if (this.#socket.readyState !== this.#socket.OPEN) return;
+    if (!this.#isPermitted()) return;
+    this.#count(text);
     if (isBinary) {
       this.#socket.close(UNSUPPORTED_DATA, "Messages are JSON in text frames.");
       return;
@@ -149,14 +193,47 @@ export class WebSocketTransport implements Transport {
       this.#refuse(id, TRANSPORT_ERROR, "This server is shutting down; connect anew.");
     } else if (this.#pending.size >= PENDING_LIMIT) {
       this.#refuse(id, TRANSPORT_ERROR, `${PENDING_LIMIT} requests are in progress; wait for one to end.`);
-    } else if (method === "subscriptions/listen") {
-      // Answered when the stream ends, which is up to its client, so it is not waited for.
-      this.onmessage?.(request);
     } else {
-      this.#pending.set(id, { method, started: performance.now() });
+      const asked: Asked = { method, started: performance.now() };
+      this.#pending.set(id, asked);
+      const verdict = this.#allowance.request();
+      if (verdict instanceof Promise) verdict.then((known) => this.#judged(request, asked, known), this.onerror);
+      else this.#judged(request, asked, verdict);
+    }
+  }
+
+  #judged(request: JSONRPCRequest, asked: Asked, verdict: Verdict): void {
+    const { id, method } = request;
+    // Cancelled meanwhile, or the client is gone.
+    if (this.#pending.get(id) !== asked) return;
+    if (verdict.allowed) this.#refusals = 0;
+    if (verdict.allowed && method !== "subscriptions/listen") {
       this.#waiting.push(request);
       this.#proceed();
+      return;
     }
+    this.#forget(id);
+    // Answered when the stream ends, which is up to its client, so it is not waited for.
+    if (verdict.allowed) this.onmessage?.(request);
+    else this.#limit(id, verdict);
+  }
+
+  /** Tells the client when to come back; one that does not listen has to go. */
+  #limit(id: RequestId, verdict: Verdict): void {
+    this.#refusals++;
+    if (this.#refusals > REFUSALS_LIMIT) {
+      this.#end(POLICY_VIOLATION, "Too many requests, again and again.");
+      return;
+    }
+    const { retryAfterSeconds } = verdict;
+    this.#refuse(id, TRANSPORT_ERROR, tooMany(verdict), { retryAfterSeconds });
+  }
+
+  #count(text: string): void {
+    this.#uncounted += Buffer.byteLength(text);
+    if (this.#uncounted < COUNTED_AT_BYTES) return;
+    this.#allowance.moved(this.#uncounted);
+    this.#uncounted = 0;
   }
 
   /** Works on what waits, as far as there is room for its answers. */
@@ -180,14 +257,18 @@ export class WebSocketTransport implements Transport {
   #settle(id: RequestId | undefined): void {
     const request = id === undefined ? undefined : this.#pending.get(id);
     if (id === undefined || request === undefined) return;
-    this.#pending.delete(id);
     this.#events.answered(request.method, (performance.now() - request.started) / 1000);
+    this.#forget(id);
+  }
+
+  #forget(id: RequestId): void {
+    this.#pending.delete(id);
     if (this.#pending.size === 0) this.#events.idle();
     else this.#proceed();
   }
 
-  #refuse(id: RequestId | null, code: number, message: string): void {
-    this.#socket.send(JSON.stringify({ jsonrpc: "2.0", id, error: { code, message } }));
+  #refuse(id: RequestId | null, code: number, message: string, data?: Record<string, unknown>): void {
+    this.#socket.send(JSON.stringify({ jsonrpc: "2.0", id, error: { code, message, ...(data && { data }) } }));
   }
 }
 

@@ -1,11 +1,14 @@
 import websocket from "@fastify/websocket";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import fastifyPlugin from "fastify-plugin";
+import { TICKET_SECONDS, type Tickets } from "../auth/tickets.ts";
+import type { Limits } from "../limits/limits.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { serveConnection } from "./connection.ts";
 import type { Protocol } from "./protocol.ts";
 import { refuse, TRANSPORT_ERROR } from "./refusals.ts";
+import { createShares } from "./shares.ts";
 import { WebSocketTransport } from "./websocket-transport.ts";
 
 /** The MCP endpoint over WebSocket, `/mcp/ws`, for every version of the protocol. */
@@ -24,7 +27,11 @@ export interface WebSockets {
 
 interface WebSocketsOptions {
   readonly protocol: Protocol;
+  readonly limits: Limits;
   readonly metrics: Metrics;
+  /** Whether what a caller was let in by still holds. */
+  readonly stillHolds: (caller: Caller) => boolean;
+  readonly tickets: Tickets;
   /** Bytes of one message; a longer one ends its connection with status 1009. */
   readonly messageLimit: number;
   /** Called whenever a connection has nothing in progress any more. */
@@ -32,12 +39,38 @@ interface WebSocketsOptions {
 }
 
 const PATH = "/mcp/ws";
+const TICKET_PATH = `${PATH}/ticket`;
 const SUB_PROTOCOL = "mcp";
+/** What a ticket has before it among the sub-protocols that a handshake offers. It is never the one selected. */
+const TICKET_PREFIX = "ticket.";
 /** Connections at once in one process. */
 const LIMIT = 1024;
 
-export function createWebSockets({ protocol, metrics, messageLimit, onIdle }: WebSocketsOptions): WebSockets {
+/**
+ * The ticket of a handshake at the endpoint: `Sec-WebSocket-Protocol: mcp, ticket.<ticket>`. A browser's WebSocket takes
+ * no headers of the page's, and a URL ends up in logs; the sub-protocols are all that is left. Undefined when there is
+ * none; of several, all in one, which is no ticket.
+ */
+export function ticketIn(request: FastifyRequest): string | undefined {
+  if (!request.ws || request.routeOptions.url !== PATH) return undefined;
+  const tickets = offeredBy(request).filter((name) => name.startsWith(TICKET_PREFIX));
+  return tickets.length === 0 ? undefined : tickets.map((name) => name.slice(TICKET_PREFIX.length)).join();
+}
+
+const offeredBy = ({ headers }: FastifyRequest): string[] =>
+  headers["sec-websocket-protocol"]?.split(",").map((name) => name.trim()) ?? [];
+
+export function createWebSockets({
+  protocol,
+  limits,
+  metrics,
+  stillHolds,
+  tickets,
+  messageLimit,
+  onIdle,
+}: WebSocketsOptions): WebSockets {
   const open = new Map<WebSocketTransport, { end(): void }>();
+  const shares = createShares(LIMIT);
   let draining = false;
 
   const upgrades = fastifyPlugin(async (app: FastifyInstance) => {
@@ -60,11 +93,15 @@ export function createWebSockets({ protocol, metrics, messageLimit, onIdle }: We
   });
 
   const route: WebSockets["route"] = (app, callerOf) => {
+    app.post(TICKET_PATH, async (request, reply) => {
+      const ticket = await tickets.issue(callerOf(request), request.headers.origin);
+      return reply.header("cache-control", "no-store").send({ ticket, expiresInSeconds: TICKET_SECONDS });
+    });
     app.route({
       method: "GET",
       url: PATH,
       preValidation: async (request, reply) => {
-        const reason = refusal(request);
+        const reason = refusal(request) ?? crowding(request, callerOf(request));
         if (reason === undefined) return;
         reply.header("upgrade", "websocket").header("connection", "upgrade");
         refuse(reply, reason.status, TRANSPORT_ERROR, reason.message);
@@ -75,7 +112,12 @@ export function createWebSockets({ protocol, metrics, messageLimit, onIdle }: We
       },
       wsHandler: (socket, request) => {
         const caller = callerOf(request);
-        const transport = new WebSocketTransport(socket, {
+        const allowance = {
+          request: () => limits.request(caller),
+          moved: (bytes: number) => limits.moved(caller, bytes),
+        };
+        const transport = new WebSocketTransport(socket, allowance, {
+          permitted: () => stillHolds(caller),
           answered: (method, seconds) => metrics.requestServed(method, 200, seconds),
           idle: () => {
             if (draining) connection.end();
@@ -110,13 +152,16 @@ export function createWebSockets({ protocol, metrics, messageLimit, onIdle }: We
         message: `Upgrade required: this endpoint speaks WebSocket, sub-protocol ${SUB_PROTOCOL}.`,
       };
     }
-    const offered = request.headers["sec-websocket-protocol"]?.split(",").map((name) => name.trim()) ?? [];
-    if (!offered.includes(SUB_PROTOCOL)) {
+    if (!offeredBy(request).includes(SUB_PROTOCOL)) {
       return { status: 400, message: `The handshake must offer the sub-protocol ${SUB_PROTOCOL}.` };
     }
-    if (open.size >= LIMIT || draining) {
-      return { status: 503, message: "This server takes no more connections now; try again." };
-    }
+    return undefined;
+  }
+
+  function crowding(request: FastifyRequest, caller: Caller): { status: number; message: string } | undefined {
+    const leave = draining ? undefined : shares.take(caller);
+    if (leave === undefined) return { status: 503, message: "This server takes no more connections now; try again." };
+    request.raw.socket.once("close", leave);
     return undefined;
   }
 

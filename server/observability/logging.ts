@@ -1,5 +1,6 @@
 import { type DestinationStream, type Logger, pino } from "pino";
 import type { Config } from "../config.ts";
+import { createLineWriter, type LineWriter } from "./line-writer.ts";
 
 /** Names under which credentials travel; their values are cut out wherever an event carries them. */
 const SECRET_NAMES = ["authorization", "cookie", "token", "apiKey", "key", "password", "connectionString"];
@@ -38,31 +39,9 @@ function isoTime(): string {
   return lastText;
 }
 
-/** Bytes of events that are written at once. */
-const WRITE_BYTES = 8 * 1024;
-
-/**
- * Standard output as the log's destination, for the HTTP entry. The events of one turn of the event loop are one write,
- * and no event waits for longer, so that a process that is killed leaves a log of all that it did before this turn.
- */
-export function standardOutput(): DestinationStream & { flushSync(): void } {
-  const output = pino.destination({ dest: 1, sync: true, minLength: WRITE_BYTES });
-  let due = false;
-  const flushSync = () => output.flushSync();
-  const flush = () => {
-    due = false;
-    // In the sync mode this writes; flushSync would have the kernel sync as well, which is for the end.
-    output.flush();
-  };
-  process.on("exit", flushSync);
-  return {
-    write(event) {
-      output.write(event);
-      if (due) return;
-      due = true;
-      setImmediate(flush);
-    },
-    // pino calls it after a fatal event.
-    flushSync,
-  };
+/** A standard stream as the destination of the log, and of what else is written in lines beside it. */
+export function standardStream(descriptor: 1 | 2): LineWriter {
+  const writer = createLineWriter(descriptor);
+  process.on("exit", () => writer.flushSync());
+  return writer;
 }

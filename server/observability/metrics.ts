@@ -11,6 +11,10 @@ export interface Metrics {
   requestServed(method: string | undefined, httpStatus: number, seconds: number): void;
   connectionOpened(): void;
   connectionClosed(): void;
+  /** `caller` is a hash of who it was. */
+  limitExceeded(limit: "calls" | "bytes" | "concurrency", scope: "tool" | "caller" | "global", caller: string): void;
+  /** Whether limits are counted where they should be: shared with the other replicas, where there may be some. */
+  limitsStoreHealthy(healthy: boolean): void;
 }
 
 /** The protocol's methods and notifications, of both eras. */
@@ -35,6 +39,11 @@ const METHODS: ReadonlySet<string> = new Set([
   "notifications/progress",
   "notifications/roots/list_changed",
 ]);
+
+/** Hexadecimal digits of a caller's hash in a label: as many as tell some thousands apart. */
+const CALLER_DIGITS = 8;
+/** Callers with series of their own, the first who exceed a limit; the others are `other`. */
+const CALLERS = 100;
 
 /** From a cached answer to a command at its default time limit. Seconds. */
 const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
@@ -75,7 +84,19 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
     help: "Requests and streams of the MCP endpoint that are open now",
     registers,
   });
+  const limitsExceeded = new Counter({
+    name: "mcp_rate_limit_exceeded_total",
+    help: "Requests and calls refused by a limit (calls, bytes, concurrency) of a scope (tool, caller, global), by a hash of the caller",
+    labelNames: ["limit", "scope", "caller"],
+    registers,
+  });
+  const limitsStore = new Gauge({
+    name: "mcp_limits_store_healthy",
+    help: "1 while limits are counted for all replicas together, 0 while each counts by itself because Redis does not answer",
+    registers,
+  });
   const tools = new Set(toolNames);
+  const callers = new Set<string>();
   // Every series is looked up once: by its labels that takes longer than to count.
   const toolCall = kept((tool, status) => toolCalls.labels({ tool, status }));
   const toolTime = kept((tool) => toolDuration.labels({ tool }));
@@ -96,6 +117,12 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
     },
     connectionOpened: () => connections.inc(),
     connectionClosed: () => connections.dec(),
+    limitExceeded(limit, scope, hash) {
+      const caller = hash.slice(0, CALLER_DIGITS);
+      if (callers.size < CALLERS) callers.add(caller);
+      limitsExceeded.inc({ limit, scope, caller: callers.has(caller) ? caller : "other" });
+    },
+    limitsStoreHealthy: (healthy) => limitsStore.set(healthy ? 1 : 0),
   };
 }
 

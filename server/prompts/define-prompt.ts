@@ -1,5 +1,6 @@
 import type { Icon, PromptMessage } from "@modelcontextprotocol/server";
 import type { z } from "zod";
+import type { Role } from "../config.ts";
 import type { ClientChannel } from "../tools/client-channel.ts";
 import type { CallContext } from "../tools/define-tool.ts";
 
@@ -20,6 +21,8 @@ export interface PromptListing {
 /** A prompt as the protocol side uses it. */
 export interface Prompt {
   readonly name: string;
+  /** Without it, there is no such prompt for a caller. */
+  readonly role: Role;
   readonly listing: PromptListing;
   /** Checks `args` and writes the messages. Throws {@link PromptFailure} for what the caller can mend. */
   render(args: Readonly<Record<string, string>>, context: PromptContext): Promise<PromptMessage[]>;
@@ -36,6 +39,8 @@ interface PromptDefinition<Arguments extends PromptArguments> {
   /** What a person needs to choose the prompt. */
   description: string;
   icons?: Icon[];
+  /** What a caller must be to know of the prompt. Default `reader`: a prompt reads, and what it proposes is for tools to do. */
+  role?: Role;
   arguments: Arguments;
   /** For each argument that has some: what it may be, given what has been typed. */
   complete?: { [Name in keyof z.input<Arguments>]?: (value: string, context: CallContext) => Promise<string[]> };
@@ -49,7 +54,7 @@ export class PromptFailure extends Error {
 
 /** Makes a prompt of its definition. The listing is made here, once. */
 export function definePrompt<Arguments extends PromptArguments>(definition: PromptDefinition<Arguments>): Prompt {
-  const { name, title, description, icons, complete = {}, render } = definition;
+  const { name, title, description, icons, role = "reader", complete = {}, render } = definition;
   const args = definition.arguments.strict();
   const known = Object.entries<z.ZodType>(args.shape);
   const listing: PromptListing = Object.freeze({
@@ -66,6 +71,7 @@ export function definePrompt<Arguments extends PromptArguments>(definition: Prom
   const completers = new Map(Object.entries<CompleteArgument | undefined>(complete));
   return {
     name,
+    role,
     listing,
     async render(given, context) {
       const parsed = args.safeParse(given);

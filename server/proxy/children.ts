@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { FastifyBaseLogger } from "fastify";
+import { type Caller, callerKey } from "../tools/define-tool.ts";
 import { type Child, type ChildCommand, ChildNotStarted, startChild } from "./child.ts";
 
 /** No child can be had now. The message is for the caller: it says why, and when to try again. */
@@ -25,7 +26,7 @@ export interface Children {
    *
    * @throws NoChild
    */
-  use<T>(caller: string, work: (child: Child) => Promise<T>): Promise<T>;
+  use<T>(caller: Caller, work: (child: Child) => Promise<T>): Promise<T>;
   /** Ends all of them, properly. */
   close(): Promise<void>;
   killAllNow(): void;
@@ -46,6 +47,8 @@ const PATIENCE_MS = 5000;
 const HEALTHY_MS = 60_000;
 
 interface Entry {
+  /** Whose child it is, for the log. */
+  readonly subject: string;
   /** The child that calls go to, from its start on. */
   child: Promise<Child> | undefined;
   running: Child | undefined;
@@ -70,7 +73,7 @@ export function createChildren(
   const stopping = new Set<Child>();
   let closed = false;
 
-  async function start(caller: string, entry: Entry): Promise<Child> {
+  async function start({ subject }: Caller, entry: Entry): Promise<Child> {
     const wait = entry.notBefore - performance.now();
     if (wait > PATIENCE_MS) {
       const seconds = Math.ceil(wait / 1000);
@@ -88,24 +91,24 @@ export function createChildren(
     let child: Child;
     try {
       child = await startChild(command, {
-        said: (stream, line) => log.info({ event: "child.said", subject: caller, stream, line }),
+        said: (stream, line) => log.info({ event: "child.said", subject, stream, line }),
       });
     } catch (error) {
       failed();
-      log.error({ event: "child.not-started", subject: caller, failures: entry.failures, err: error });
+      log.error({ event: "child.not-started", subject, failures: entry.failures, err: error });
       if (!(error instanceof ChildNotStarted)) throw error;
       throw new NoChild("The server process could not be started; the log has the details. Try again later.");
     }
     alive.add(child);
     entry.running = child;
     observer.started(child);
-    log.info({ event: "child.started", subject: caller, pid: child.pid, server: child.description.info.name });
+    log.info({ event: "child.started", subject, pid: child.pid, server: child.description.info.name });
     void child.ended.then((how) => {
       alive.delete(child);
       observer.ended();
       const asked = stopping.delete(child);
       if (!asked) failed();
-      log[asked ? "info" : "warn"]({ event: "child.ended", subject: caller, pid: child.pid, how });
+      log[asked ? "info" : "warn"]({ event: "child.ended", subject, pid: child.pid, how });
       if (entry.running !== child) return;
       entry.running = undefined;
       entry.child = undefined;
@@ -125,8 +128,9 @@ export function createChildren(
   }
 
   /** The caller's entry, for which another's must go when there is no more room. */
-  function entryOf(caller: string): Entry {
-    const known = entries.get(caller);
+  function entryOf(caller: Caller): Entry {
+    const key = callerKey(caller);
+    const known = entries.get(key);
     if (known) return known;
     if (entries.size >= limit) {
       const idle = [...entries].filter(([, { users }]) => users === 0);
@@ -137,11 +141,12 @@ export function createChildren(
             "try again later.",
         );
       }
-      log.info({ event: "child.evicted", subject: oldest[0] });
+      log.info({ event: "child.evicted", subject: oldest[1].subject });
       entries.delete(oldest[0]);
       void stop(oldest[1]);
     }
     const entry: Entry = {
+      subject: caller.subject,
       child: undefined,
       running: undefined,
       users: 0,
@@ -150,7 +155,7 @@ export function createChildren(
       notBefore: 0,
       reaper: undefined,
     };
-    entries.set(caller, entry);
+    entries.set(key, entry);
     return entry;
   }
 
@@ -180,8 +185,8 @@ export function createChildren(
         if (entry.users === 0 && !closed) {
           entry.reaper = setTimeout(() => {
             // What it remembers of failures is worth keeping for as long as they hold up the next start.
-            if (entry.notBefore < performance.now()) entries.delete(caller);
-            log.info({ event: "child.reaped", subject: caller });
+            if (entry.notBefore < performance.now()) entries.delete(callerKey(caller));
+            log.info({ event: "child.reaped", subject: caller.subject });
             void stop(entry);
           }, idleMs).unref();
         }

@@ -1,7 +1,11 @@
 import { ProtocolError, ProtocolErrorCode, Server, type ServerContext } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
-import type { Protocol } from "../mcp/protocol.ts";
+import { atLeast } from "../auth/roles.ts";
+import type { Role } from "../config.ts";
+import { callerOf, type Protocol } from "../mcp/protocol.ts";
+import { assertInScope, scopeForRole } from "../mcp/step-up.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
+import type { Caller } from "../tools/define-tool.ts";
 import { ChildEnded, type ServerDescription } from "./child.ts";
 import { type Children, NoChild } from "./children.ts";
 
@@ -21,6 +25,17 @@ export interface ProxyProtocolOptions {
  */
 const NEED_A_SESSION = /^(logging\/setLevel|resources\/(un)?subscribe|tasks\/.*)$/;
 
+/** Nothing is known of what the command's tools do, so whoever uses them must be one who may change things. */
+const ROLE: Role = "operator";
+
+function assertMayUse(caller: Caller): void {
+  if (!atLeast(caller.role, ROLE)) {
+    const message = `This server is for the role ${ROLE}, and yours is ${caller.role}; ask whoever runs it for more.`;
+    throw new ProtocolError(ProtocolErrorCode.InvalidRequest, message);
+  }
+  assertInScope(caller, "This server", ROLE);
+}
+
 /** JSON-RPC's range for a server's own errors; MCP's SDKs take it for a connection that is gone. */
 const UNAVAILABLE = -32_000;
 
@@ -33,16 +48,17 @@ export function createProxyProtocol({ children, description, metrics, log }: Pro
   async function pass(
     request: { method: string; params?: unknown },
     context: ServerContext,
-    subject: string | undefined,
+    caller: Caller | undefined,
   ): Promise<JsonObject> {
     const { method } = request;
-    if (subject === undefined) throw new Error("A call without a caller reached the proxy.");
+    if (caller === undefined) throw new Error("A call without a caller reached the proxy.");
+    assertMayUse(caller);
     if (NEED_A_SESSION.test(method)) throw new ProtocolError(ProtocolErrorCode.MethodNotFound, "Method not found");
     const params = (request.params ?? {}) as JsonObject;
     const progressToken = context.mcpReq._meta?.progressToken;
     const { signal, notify } = context.mcpReq;
     const call = () =>
-      children.use(subject, (child) =>
+      children.use(caller, (child) =>
         child.request(method, params, {
           signal,
           onProgress: (progress) => {
@@ -56,6 +72,7 @@ export function createProxyProtocol({ children, description, metrics, log }: Pro
     if (method === "tools/call") {
       const tool = typeof params.name === "string" ? params.name : "";
       metrics.toolCalled(tool, status, durationMs / 1000);
+      const { subject } = caller;
       log.info({ event: "tool.called", tool, status, durationMs: Math.round(durationMs * 10) / 10, subject });
     }
     if (result !== undefined) return withoutEra(result);
@@ -65,6 +82,7 @@ export function createProxyProtocol({ children, description, metrics, log }: Pro
   return {
     // What the children's tools want in headers is known to them alone, and they get no headers to hold it against.
     parameterHeaders: { faultOf: () => undefined },
+    stepUp: (caller) => scopeForRole(caller, ROLE),
     server({ caller } = {}) {
       const { info, capabilities, instructions } = description();
       const server = new Server(info, {
@@ -73,7 +91,7 @@ export function createProxyProtocol({ children, description, metrics, log }: Pro
       });
       // The caller of the connection, or over HTTP of the request.
       server.fallbackRequestHandler = (request, context) =>
-        pass(request, context, caller?.subject ?? context.http?.authInfo?.clientId);
+        pass(request, context, caller ?? callerOf(context.http?.authInfo));
       return server;
     },
     async watch(uri) {

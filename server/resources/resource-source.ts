@@ -5,6 +5,7 @@ import type {
   ResourceTemplateType,
   TextResourceContents,
 } from "@modelcontextprotocol/server";
+import type { Role } from "../config.ts";
 import type { CallContext } from "../tools/define-tool.ts";
 
 export type ResourceContents = TextResourceContents | BlobResourceContents;
@@ -24,6 +25,8 @@ export type ResourceTemplate = ResourceTemplateType & { icons?: Icon[] };
 export interface ResourceSource {
   /** As in `workspace://`, without colon. */
   readonly scheme: string;
+  /** Without it, there are no such resources for a caller. */
+  readonly role: Role;
   readonly templates: readonly ResourceTemplate[];
   /** A page of the resources that have a URI of their own, always in the same order. */
   list(from: string | undefined, context: CallContext): Promise<ResourcePage>;

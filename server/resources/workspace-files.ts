@@ -37,6 +37,7 @@ export function workspaceUri(path: string, part?: { offset: number; length: numb
 export function createWorkspaceFiles(watch: FileWatch): ResourceSource {
   return {
     scheme: SCHEME,
+    role: "reader",
     templates: [
       {
         name: "workspace_file",
@@ -66,7 +67,9 @@ export function createWorkspaceFiles(watch: FileWatch): ResourceSource {
       const stop = watch.watch(workspace, path, changed);
       if (stop !== undefined) return stop;
       log.warn({ event: "watch.refused", watches: watch.size });
-      throw new ResourceFailure("This server watches as many files as it may; unsubscribe from some, or read them.");
+      throw new ResourceFailure(
+        "This server watches as many files as it may for one workspace, or in all; unsubscribe from some, or read them.",
+      );
     },
   };
 }

@@ -83,7 +83,9 @@ export function createQuota(root: string, limits: QuotaLimits): Quota {
   /** Waits for a look as long as is reasonable; with `exact`, for one that is over in time and just made. */
   async function refresh(exact: boolean): Promise<void> {
     const age = performance.now() - looked.at;
-    if (!stale && age < (exact ? FRESH_MS : LOOK_MS)) return;
+    // A look that is under way makes the numbers of the one before no longer exact, however young they are.
+    const current = !stale && !(exact && look !== undefined);
+    if (current && age < (exact ? FRESH_MS : LOOK_MS)) return;
     look ??= measure().finally(() => {
       look = undefined;
     });

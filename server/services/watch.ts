@@ -6,7 +6,7 @@ export interface FileWatch {
   readonly size: number;
   /**
    * Calls `changed` whenever the file at `path` is written, replaced, made or removed, until the returned function is
-   * called. Undefined when this process watches as many as it may.
+   * called. Undefined when this process watches as many as it may, in that workspace or in all.
    */
   watch(workspace: Workspace, path: string, changed: () => void): (() => void) | undefined;
 }
@@ -15,6 +15,8 @@ export interface FileWatch {
 export const WATCH_INTERVAL_MS = 2000;
 /** Files watched at once in one process; each costs a `stat` over the network a look. */
 const WATCH_LIMIT = 1000;
+/** One workspace gets a quarter of them, so that nobody's watches keep others from theirs. */
+const PARTS = 4;
 
 interface FileWatchOptions {
   readonly intervalMs?: number;
@@ -38,6 +40,12 @@ export function createFileWatch({
   limit = WATCH_LIMIT,
 }: FileWatchOptions = {}): FileWatch {
   const watched = new Map<string, Watched>();
+  const byRoot = new Map<string, number>();
+  const count = (root: string, by: 1 | -1) => {
+    const left = (byRoot.get(root) ?? 0) + by;
+    if (left === 0) byRoot.delete(root);
+    else byRoot.set(root, left);
+  };
   let timer: NodeJS.Timeout | undefined;
   let looking = false;
 
@@ -68,7 +76,9 @@ export function createFileWatch({
       const key = `${workspace.root}\0${path}`;
       let entry = watched.get(key);
       if (entry === undefined) {
-        if (watched.size >= limit) return undefined;
+        const { root } = workspace;
+        if (watched.size >= limit || (byRoot.get(root) ?? 0) >= Math.ceil(limit / PARTS)) return undefined;
+        count(root, 1);
         entry = { workspace, path, listeners: new Set(), seen: undefined };
         watched.set(key, entry);
         const added = entry;
@@ -82,8 +92,11 @@ export function createFileWatch({
       const listener = () => changed();
       listeners.add(listener);
       return () => {
-        listeners.delete(listener);
-        if (listeners.size === 0) watched.delete(key);
+        if (!listeners.delete(listener)) return;
+        if (listeners.size === 0) {
+          watched.delete(key);
+          count(workspace.root, -1);
+        }
         if (watched.size > 0) return;
         clearTimeout(timer);
         timer = undefined;

@@ -1,7 +1,7 @@
 import type { CallToolResult, Icon, ResourceLink } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
 import { z } from "zod";
-import type { Role } from "../config.ts";
+import { ROLES, type Role } from "../config.ts";
 import type { CommandRunner } from "../services/commands.ts";
 import type { Runtime } from "../services/runtime.ts";
 import type { Workspace } from "../services/workspace.ts";
@@ -10,16 +10,68 @@ import type { ClientChannel } from "./client-channel.ts";
 
 /** Who calls, as far as the server knows. */
 export interface Caller {
-  /** Stable name of the caller: `local`, `anonymous`, or `key:` and the key id. */
+  /**
+   * Stable name of the caller: `local`, `anonymous`, `key:` and the key's name, which it keeps when it is rotated (the
+   * deployment's own: its id), or the object id of an Entra principal.
+   */
   readonly subject: string;
   /** How the caller proved it. */
-  readonly method: "local" | "none" | "api-key";
+  readonly method: "local" | "none" | "api-key" | "entra";
   /** Entra tenant of the subject, where there is one. */
   readonly tenant?: string;
   /** What the caller may do, and whose limits hold for it. */
   readonly role: Role;
+  /** What the scopes of a delegated token leave of the role, until the client asks for more; absent: all of it. */
+  readonly scopedRole?: Role;
   /** First 8 hex digits of the SHA-256 of the caller's key: enough to name it, too little to guess it. */
   readonly keyId?: string;
+  /** Id of the application that an Entra token was issued to. */
+  readonly client?: string;
+}
+
+/** The role that a call is made with: the caller's own, within what the scopes of its token leave of it. */
+export function effectiveRole({ role, scopedRole }: Caller): Role {
+  return scopedRole === undefined || ROLES.indexOf(scopedRole) >= ROLES.indexOf(role) ? role : scopedRole;
+}
+
+/**
+ * Tells callers apart, in memory and in stores that callers share: the same person in two tenants is two callers.
+ * Nothing of it may be shown; see `workspaceName` for a name that says nothing.
+ */
+export function callerKey(caller: Caller): string {
+  const known = keys.get(caller);
+  if (known !== undefined) return known;
+  const { subject, tenant, method } = caller;
+  // Keys and tokens of one subject are different callers, tokens of one subject and tenant the same.
+  const key = JSON.stringify(tenant === undefined ? [method, subject] : ["tenant", tenant.toLowerCase(), subject]);
+  keys.set(caller, key);
+  return key;
+}
+
+/** Callers are the same objects call after call. */
+const keys = new WeakMap<Caller, string>();
+
+/**
+ * What of a call rules of access go by and an audit may show, by name: a value, or several that all count. Never a
+ * secret, and never content.
+ */
+export type Facet = string | readonly string[] | UnknownFacet;
+export type Facets = Readonly<Record<string, Facet | undefined>>;
+
+/** Nobody can tell the facet before the call has run; a rule that goes by it refuses, with `unknown` as the reason. */
+export interface UnknownFacet {
+  /** Ends a sentence, and says what to do instead. */
+  readonly unknown: string;
+}
+
+export function isUnknown(facet: Facet | undefined): facet is UnknownFacet {
+  return typeof facet === "object" && "unknown" in facet;
+}
+
+/** What facets may depend on beside the input. */
+export interface FacetContext {
+  /** Whether command lines are a shell's. */
+  readonly shell: boolean;
 }
 
 /** What tools stand on; made once a process. */
@@ -71,8 +123,14 @@ export type ToolResult = Pick<CallToolResult, "content" | "structuredContent" | 
 /** A tool as the protocol side uses it: its schemas already compiled, its types already closed over. */
 export interface Tool {
   readonly name: string;
+  /** Without it, there is no such tool for a caller. */
   readonly role: Role;
   readonly listing: ToolListing;
+  /** The role that these arguments need, where some need more than others; undefined when they are none of the tool's. */
+  roleFor?(args: unknown): Role | undefined;
+  readonly facetNames?: readonly string[];
+  /** The call's facets; undefined when the arguments are none of the tool's. */
+  facets?(args: unknown, context: FacetContext): Facets | undefined;
   /**
    * Checks `args`, runs, and puts the outcome into the protocol's form. Throws {@link ToolFailure} for what the caller
    * can mend, and {@link InputNeeded}; anything else that it throws is a fault of the tool.
@@ -96,7 +154,12 @@ interface ToolDefinition<Input extends z.ZodObject, Output extends z.ZodObject> 
   annotations: ToolAnnotations;
   /** Shown beside the tool by clients that show such things. */
   icons?: Icon[];
+  /** What a caller must be to know of the tool: `reader` looks, `operator` changes, `admin` governs. */
   role: Role;
+  /** Where some input needs more than `role`: the role that this one needs. */
+  roleFor?(input: z.output<Input>): Role;
+  /** What of the input rules of access may go by, and an audit may show. */
+  facets?: Readonly<Record<string, (input: z.output<Input>, context: FacetContext) => Facet | undefined>>;
   /** Resources that an output speaks of, for clients that follow links. */
   links?(output: z.output<Output>): readonly ResourceLink[];
   run(input: z.output<Input>, context: ToolContext): Promise<z.input<Output>> | z.input<Output>;
@@ -120,7 +183,7 @@ export class ToolFailure extends Error {
 export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject>(
   definition: ToolDefinition<Input, Output>,
 ): DefinedTool {
-  const { name, title, description, annotations, icons, role, output, links, run } = definition;
+  const { name, title, description, annotations, icons, role, roleFor, output, links, run } = definition;
   // Unknown arguments are refused: a misspelt `timout` that is dropped in silence runs with the wrong limit.
   const input = definition.input.strict();
   const listing: ToolListing = Object.freeze({
@@ -133,8 +196,25 @@ export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject
     ...(icons && { icons }),
   });
   const known = Object.keys(input.shape);
+  const facets = Object.entries(definition.facets ?? {});
+  /** Arguments that were looked at before the call, which need no second look. */
+  const looked = new WeakMap<object, z.ZodSafeParseResult<z.output<typeof input>>>();
+  const look = (args: unknown): z.output<Input> | undefined => {
+    let parsed = typeof args === "object" && args !== null ? looked.get(args) : undefined;
+    if (parsed === undefined) {
+      parsed = input.safeParse(args ?? {});
+      if (typeof args === "object" && args !== null) looked.set(args, parsed);
+    }
+    return parsed.success ? (parsed.data as z.output<Input>) : undefined;
+  };
+  const take = (args: unknown) => {
+    const parsed = typeof args === "object" && args !== null ? looked.get(args) : undefined;
+    // What one run may have changed is no other's.
+    if (parsed !== undefined) looked.delete(args as object);
+    return parsed ?? input.safeParse(args ?? {});
+  };
   const call = async (args: unknown, context: ToolContext): Promise<z.output<Output>> => {
-    const parsed = input.safeParse(args ?? {});
+    const parsed = take(args);
     if (!parsed.success) throw new ToolFailure(describeIssues(name, known, args, parsed.error.issues));
     const result = output.safeParse(await run(parsed.data as z.output<Input>, context));
     if (!result.success) {
@@ -146,6 +226,17 @@ export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject
     name,
     role,
     listing,
+    ...(roleFor && {
+      roleFor: (args: unknown) => {
+        const input = look(args);
+        return input && roleFor(input);
+      },
+    }),
+    facetNames: facets.map(([name]) => name),
+    facets(args, context) {
+      const input = look(args);
+      return input && Object.fromEntries(facets.map(([name, of]) => [name, of(input, context)]));
+    },
     call,
     async respond(args, context) {
       const output = await call(args, context);

@@ -1,3 +1,4 @@
+import { posix } from "node:path";
 import { z } from "zod";
 import { icons } from "../icons.ts";
 import { CommandLineError, splitWords } from "../services/command-line.ts";
@@ -10,7 +11,7 @@ import {
 } from "../services/commands.ts";
 import { findProgram } from "../services/isolation.ts";
 import { type Workspace, WorkspaceError } from "../services/workspace.ts";
-import { defineTool, ToolFailure } from "./define-tool.ts";
+import { callerKey, defineTool, effectiveRole, type Facet, ToolFailure } from "./define-tool.ts";
 import { keepResult } from "./kept-results.ts";
 import { streamOutput } from "./output-progress.ts";
 import { failingClearly } from "./workspace-failures.ts";
@@ -72,12 +73,14 @@ export const executeCommand = defineTool({
   annotations: { readOnlyHint: false, destructiveHint: true, idempotentHint: false, openWorldHint: true },
   icons: icons.terminal,
   role: "operator",
+  facets: { program: ({ command, args }, { shell }) => programIn(command, args, shell) },
   links: ({ stdoutResource, stderrResource }) => [
     ...(stdoutResource === undefined ? [] : [linkTo(stdoutResource, "All of stdout")]),
     ...(stderrResource === undefined ? [] : [linkTo(stderrResource, "All of stderr")]),
   ],
   async run({ command, args, working_dir, timeout }, { workspace, commands, caller, signal, client }) {
-    const limits = commands.limits[caller.role];
+    const role = effectiveRole(caller);
+    const limits = commands.limits[role];
     const { timeoutSeconds } = limits;
     if (timeout !== undefined && timeout > timeoutSeconds) {
       throw new ToolFailure(
@@ -92,7 +95,7 @@ export const executeCommand = defineTool({
     const request = { words, directory, workspace: workspace.root, fileBytes, timeoutSeconds: timeout, signal };
     const wholeBytes = workspace.fileSizeLimit;
     const result = await commands
-      .run({ ...request, wholeBytes, caller: caller.subject, role: caller.role, onOutput: progress?.add })
+      .run({ ...request, wholeBytes, caller: callerKey(caller), role, onOutput: progress?.add })
       .finally(() => progress?.end())
       .catch((error: unknown) => {
         throw notRun(error) ?? error;
@@ -105,6 +108,30 @@ export const executeCommand = defineTool({
     return output;
   },
 });
+
+/**
+ * The program that a command starts, as far as its words say: what it starts in turn is its own. A relative path always
+ * begins with `./`, so that no file of the workspace passes for a program of that name.
+ */
+function programIn(command: string, args: readonly string[] | undefined, shell: boolean): Facet {
+  if (args === undefined && shell) {
+    return {
+      unknown:
+        "the shell that reads command lines on this server may start any program; " +
+        "give the program's name as command, and its arguments as args",
+    };
+  }
+  let program = command;
+  try {
+    if (args === undefined) program = splitWords(command)[0] ?? "";
+  } catch (error) {
+    if (!(error instanceof CommandLineError)) throw error;
+    return { unknown: `the command line is none that this server runs: ${error.message}` };
+  }
+  if (!program.includes("/")) return program;
+  const path = posix.normalize(program);
+  return path.startsWith("/") ? path : `./${path}`;
+}
 
 /** Keeps output that is longer than its limit as files, as far as the workspace takes them. */
 async function keepWhole(

@@ -1,3 +1,4 @@
+import { posix } from "node:path";
 import { z } from "zod";
 import { icons } from "../icons.ts";
 import { textPageOf } from "../services/text-page.ts";
@@ -14,6 +15,9 @@ const PAGE_MAXIMUM = 1000;
 
 const OPERATIONS = ["read", "write", "append", "list", "stat", "search", "mkdir", "copy", "move", "delete"] as const;
 type Operation = (typeof OPERATIONS)[number];
+
+/** Operations that leave everything as it was. */
+const READING: ReadonlySet<Operation> = new Set(["read", "list", "stat", "search"]);
 
 const input = z.object({
   operation: z.enum(OPERATIONS, { error: `choose one of ${OPERATIONS.join(", ")}` }),
@@ -122,12 +126,17 @@ export const fileOperation = defineTool({
     "directories (mkdir). Paths are relative to the workspace and never lead outside, links included. write replaces " +
     "the whole file at once; write, append, mkdir, copy and move make missing parent directories; copy and move never " +
     "overwrite. Text is UTF-8; use encoding base64 for anything else. Long results come in pages: when nextOffset is " +
-    "there, call again with that offset.",
+    "there, call again with that offset. Whatever changes something needs the role operator.",
   input,
   output,
   annotations: { readOnlyHint: false, destructiveHint: true, idempotentHint: false, openWorldHint: false },
   icons: icons.file,
-  role: "operator",
+  role: "reader",
+  roleFor: ({ operation }) => (READING.has(operation) ? "reader" : "operator"),
+  facets: {
+    operation: ({ operation }) => operation,
+    path: ({ path, destination }) => [path, ...(destination === undefined ? [] : [destination])].map(plainPath),
+  },
   async run(request, { workspace, signal, client }) {
     assertArgumentsBelong(request);
     if (request.operation === "delete" && request.recursive)
@@ -136,6 +145,12 @@ export const fileOperation = defineTool({
     return { operation: request.operation, path: request.path, ...result };
   },
 });
+
+/** The path as the workspace understands it, links apart: without `.`, `..` and what is doubled. */
+function plainPath(path: string): string {
+  const plain = posix.normalize(path).replace(/\/+$/, "");
+  return plain === "" ? "/" : plain;
+}
 
 /** Entries counted for a question; more than these are many. */
 const COUNT_LIMIT = 1000;

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { ROLES } from "../config.ts";
 import { icons } from "../icons.ts";
-import { defineTool } from "./define-tool.ts";
+import { defineTool, effectiveRole } from "./define-tool.ts";
 
 const bytes = z.number().describe("bytes");
 
@@ -59,8 +59,10 @@ export const systemInfo = defineTool({
   annotations: { readOnlyHint: true, destructiveHint: false, idempotentHint: true, openWorldHint: false },
   icons: icons.gauge,
   role: "reader",
+  facets: {},
   async run(_input, { runtime, workspace, commands, caller }) {
-    const limits = commands.limits[caller.role];
+    const role = effectiveRole(caller);
+    const limits = commands.limits[role];
     const { facts, programs } = await commands.isolation;
     const { missing: _, ...isolation } = facts;
     const { limits: quota, holdings } = workspace.quota;
@@ -89,7 +91,7 @@ export const systemInfo = defineTool({
         isolation,
       },
       limits: {
-        role: caller.role,
+        role,
         commandTimeoutSeconds: limits.timeoutSeconds,
         commandCpuSeconds: limits.cpuSeconds,
         commandMemoryBytes: limits.memoryBytes,

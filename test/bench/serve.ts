@@ -9,7 +9,7 @@ import Fastify from "fastify";
 import { z } from "zod";
 import { buildApp } from "../../server/app.ts";
 import { parseEnvironment } from "../../server/config.ts";
-import { createLogger, standardOutput } from "../../server/observability/logging.ts";
+import { createLogger, standardStream } from "../../server/observability/logging.ts";
 import { defineTool } from "../../server/tools/define-tool.ts";
 import { tools } from "../../server/tools/index.ts";
 import { benchPackage } from "./packages.ts";
@@ -45,6 +45,13 @@ const servers: Record<string, () => Promise<number>> = {
       WORKSPACE_PATH: join(tmpdir(), "bench-workspace"),
       AUTH_MODE: "api-key",
       API_KEY_HASHES: `sha256:${createHash("sha256").update(KEY).digest("hex")}`,
+      // On, and never reached.
+      RATE_LIMIT_PER_MINUTE: "1000000000",
+      RATE_LIMIT_TOOL_PER_MINUTE: "1000000000",
+      RATE_LIMIT_GLOBAL_PER_MINUTE: "1000000000",
+      RATE_LIMIT_BYTES_PER_MINUTE: String(1024 ** 4),
+      CALL_CONCURRENCY: "10000",
+      CALL_GLOBAL_CONCURRENCY: "10000",
     });
     const echo = defineTool({
       name: "echo",
@@ -56,8 +63,9 @@ const servers: Record<string, () => Promise<number>> = {
       role: "reader",
       run: ({ text }) => ({ text }),
     });
-    const log = createLogger(config, standardOutput());
-    const { app, readiness } = await buildApp({ config, log, tools: [...tools, echo] });
+    const stream = standardStream(1);
+    const log = createLogger(config, stream);
+    const { app, readiness } = await buildApp({ config, log, stream, tools: [...tools, echo] });
     await app.listen({ host: HOST, port: 0 });
     readiness.start();
     return portOf(app.server.address());

@@ -77,6 +77,7 @@ const template = new UriTemplate(TEMPLATE);
 
 const source: ResourceSource = {
   scheme: "test",
+  role: "reader",
   templates: [{ name: "template", uriTemplate: TEMPLATE, description: "Data by id", mimeType: "application/json" }],
   list: async () => ({
     resources: [

@@ -7,7 +7,8 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { z } from "zod";
 import { printConfig } from "../../infra/cli/config-file.ts";
 import { type Endpoint, openSession, SDKS } from "../../infra/cli/mcp-session.ts";
-import { BRIDGE, CLIENTS, type Client, type IdeConfig, ideConfig } from "../../infra/ide-configs.ts";
+import { LoginFacts } from "../../infra/cli/rehearsal-state.ts";
+import { BRIDGE, CLIENTS, type Client, ideConfig } from "../../infra/ide-configs.ts";
 import { planOf, type StartedServer, startPlanned } from "./planned-stacks.ts";
 
 /** What a client has beside its file: the variables of the shell it was started from, and answers to its prompts. */
@@ -16,11 +17,25 @@ interface Surroundings {
   readonly answers: Readonly<Record<string, string>>;
 }
 
+const Outputs = z.object({
+  endpoint: z.url(),
+  entra: LoginFacts,
+  ideConfigs: z.record(
+    z.enum(CLIENTS),
+    z.object({ format: z.enum(["json", "jsonc", "toml"]), content: z.record(z.string(), z.json()) }),
+  ),
+});
+
 let directory: string;
 let server: StartedServer;
+let key: string;
+let outputs: z.output<typeof Outputs>;
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), "mcp-ide-test-"));
-  server = await startPlanned(await planOf("dev"));
+  const plan = await planOf("dev");
+  outputs = Outputs.parse(plan.outputs);
+  server = await startPlanned(plan);
+  key = server.identity.key ?? "";
 });
 afterAll(async () => {
   await server?.stop();
@@ -28,17 +43,26 @@ afterAll(async () => {
 });
 
 describe.each(CLIENTS)("the configuration of %s", (client) => {
-  test.each(SDKS)("from the stack's outputs, a client of SDK %s lists and calls the tools with it", async (sdk) => {
-    const { outputs } = await planOf("dev");
-    const given = plannedConfig(outputs, client);
+  test("from the stack's outputs holds what a login needs, and nothing that it does not know", () => {
+    const { url, clientId, scopes } = loginAs[client](printConfig(outputs.ideConfigs[client]), "mcp-dev");
+    expect(url).toBe(outputs.endpoint);
+    // A client that finds out the id from the server is told none.
+    if (clientId !== undefined) expect(clientId).toBe(outputs.entra.ideClientId);
+    if (scopes !== undefined) expect(scopes).toEqual([...outputs.entra.scopes, "offline_access"]);
+  });
+
+  test.each(SDKS)("by key, as connect makes it, a client of SDK %s lists and calls the tools with it", async (sdk) => {
     const headerFile = join(directory, `${client}-${sdk}.headers`);
-    await writeFile(headerFile, `Authorization: Bearer ${server.key}\n`);
-    // The home directory is the reader's: connect writes it out, as the instructions ask.
-    const text = printConfig(given).replace("~/.mcp-on-aks/mcp-dev.headers", headerFile);
-    const { url, headers } = await readAs[client](text, "mcp-dev", {
-      variables: { MCP_DEV_API_KEY: server.key },
-      answers: { "mcp-dev-api-key": server.key },
-    });
+    await writeFile(headerFile, `Authorization: Bearer ${key}\n`);
+    const target = { name: "mcp-dev", url: outputs.endpoint, login: outputs.entra, headerFile };
+    const { url, headers } = await readAs[client](
+      printConfig(ideConfig(client, { ...target, byKey: true })),
+      "mcp-dev",
+      {
+        variables: { MCP_DEV_API_KEY: key },
+        answers: { "mcp-dev-api-key": key },
+      },
+    );
     expect(url).toBe(outputs.endpoint);
 
     // The same server, which answers here to another name.
@@ -67,7 +91,69 @@ describe.each(CLIENTS)("the configuration of %s", (client) => {
   });
 });
 
-/** How each client reads its file, by its documentation: which keys, and which references it resolves. */
+interface LoginConfig {
+  readonly url: string;
+  readonly clientId?: string;
+  readonly scopes?: readonly string[];
+}
+
+/** How each client reads a server that its user logs in to, by its documentation. */
+const loginAs: Readonly<Record<Client, (text: string, name: string) => LoginConfig>> = {
+  vscode: (text, name) => {
+    const Remote = z.strictObject({ type: z.literal("http"), url: z.url() });
+    return entryOf(z.strictObject({ servers: z.record(z.string(), Remote) }).parse(jsonc(text)).servers, name);
+  },
+  cursor: (text, name) => {
+    const auth = z.strictObject({ CLIENT_ID: z.guid(), scopes: z.array(z.string()) });
+    const Remote = z.strictObject({ url: z.url(), auth });
+    const file = z.strictObject({ mcpServers: z.record(z.string(), Remote) }).parse(JSON.parse(text));
+    const entry = entryOf(file.mcpServers, name);
+    return { url: entry.url, clientId: entry.auth.CLIENT_ID, scopes: entry.auth.scopes };
+  },
+  "claude-code": (text, name) => {
+    const oauth = z.strictObject({ clientId: z.guid() });
+    const Remote = z.strictObject({ type: z.literal("http"), url: z.url(), oauth });
+    const file = z.strictObject({ mcpServers: z.record(z.string(), Remote) }).parse(JSON.parse(text));
+    const entry = entryOf(file.mcpServers, name);
+    return { url: entry.url, clientId: entry.oauth.clientId };
+  },
+  "claude-desktop": (text, name) => {
+    const file = z.strictObject({ mcpServers: z.record(z.string(), Bridge) }).parse(JSON.parse(text));
+    return { url: urlOfBridge(entryOf(file.mcpServers, name)) };
+  },
+  codex: (text, name) => {
+    const oauth = z.strictObject({ client_id: z.guid(), callback_url: z.literal("http://127.0.0.1/callback") });
+    const Remote = z.strictObject({ url: z.url(), oauth });
+    const file = z.strictObject({ mcp_servers: z.record(z.string(), Remote) }).parse(parseToml(text));
+    const entry = entryOf(file.mcp_servers, name);
+    return { url: entry.url, clientId: entry.oauth.client_id };
+  },
+  gemini: (text, name) => {
+    const oauth = z.strictObject({ enabled: z.literal(true), clientId: z.guid(), scopes: z.array(z.string()) });
+    const Remote = z.strictObject({ httpUrl: z.url(), oauth });
+    const file = z.strictObject({ mcpServers: z.record(z.string(), Remote) }).parse(jsonc(text));
+    const entry = entryOf(file.mcpServers, name);
+    return { url: entry.httpUrl, clientId: entry.oauth.clientId, scopes: entry.oauth.scopes };
+  },
+  windsurf: (text, name) => {
+    const file = z.strictObject({ mcpServers: z.record(z.string(), Bridge) }).parse(JSON.parse(text));
+    return { url: urlOfBridge(entryOf(file.mcpServers, name)) };
+  },
+  zed: (text, name) => {
+    const Custom = Bridge.extend({ source: z.literal("custom") });
+    const file = z.strictObject({ context_servers: z.record(z.string(), Custom) }).parse(jsonc(text));
+    return { url: urlOfBridge(entryOf(file.context_servers, name)) };
+  },
+};
+
+/** mcp-remote that logs in: the address and no more. */
+function urlOfBridge({ args }: z.output<typeof Bridge>): string {
+  const [yes, bridge, url = "", ...rest] = args;
+  expect([yes, bridge, ...rest]).toEqual(["-y", BRIDGE]);
+  return url;
+}
+
+/** How each client reads its file for a key, by its documentation: which keys, and which references it resolves. */
 const readAs: Readonly<Record<Client, (text: string, name: string, around: Surroundings) => Promise<Endpoint>>> = {
   vscode: async (text, name, { answers }) => {
     const Remote = z.strictObject({ type: z.literal("http"), url: z.url(), headers: z.record(z.string(), z.string()) });
@@ -85,8 +171,9 @@ const readAs: Readonly<Record<Client, (text: string, name: string, around: Surro
   },
   cursor: async (text, name, { variables }) => {
     const Remote = z.strictObject({ url: z.url(), headers: z.record(z.string(), z.string()) });
-    const file = z.object({ mcpServers: z.record(z.string(), Remote) }).parse(JSON.parse(text));
-    return resolved(entryOf(file.mcpServers, name), /\$\{env:([^}]+)\}/g, (id) => variables[id]);
+    const file = z.object({ mcpServers: z.record(z.string(), z.union([Remote, Bridge])) }).parse(JSON.parse(text));
+    const entry = entryOf(file.mcpServers, name);
+    return "command" in entry ? throughBridge(entry) : resolved(entry, /\$\{env:([^}]+)\}/g, (id) => variables[id]);
   },
   "claude-code": async (text, name, { variables }) => {
     const Remote = z.strictObject({ type: z.literal("http"), url: z.url(), headers: z.record(z.string(), z.string()) });
@@ -161,13 +248,4 @@ function jsonc(text: string): unknown {
   const value: unknown = parseJsonc(text, errors);
   expect(errors).toEqual([]);
   return value;
-}
-
-const Config = z.object({ format: z.enum(["json", "jsonc", "toml"]), content: z.record(z.string(), z.json()) });
-
-function plannedConfig(
-  outputs: Readonly<Record<string, unknown>>,
-  client: Client,
-): Pick<IdeConfig, "format" | "content"> {
-  return z.record(z.string(), Config).parse(outputs.ideConfigs)[client] ?? { format: "json", content: {} };
 }

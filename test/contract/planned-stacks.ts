@@ -2,9 +2,10 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { output, runtime } from "@pulumi/pulumi";
-import { type DeployedServer, deployedServer, localServer, throwAwayKey } from "../../infra/cli/deployed-server.ts";
+import { type DeployedServer, deployedServer, localServer } from "../../infra/cli/deployed-server.ts";
 import { waitForProbe } from "../../infra/cli/kubelet.ts";
 import type { Manifest } from "../../infra/cli/kubernetes-objects.ts";
+import { type LocalIdentity, localIdentity } from "../../infra/cli/local-identity.ts";
 import { freePorts, startServer } from "../../infra/cli/local-process.ts";
 import { type Plan, type PlannedResource, rehearsePlan } from "../../infra/rehearsal/plan.ts";
 
@@ -64,7 +65,7 @@ export function manifestsOf({ cluster }: Plan): Manifest[] {
 
 export interface StartedServer {
   readonly url: string;
-  readonly key: string;
+  readonly identity: LocalIdentity;
   readonly server: DeployedServer;
   stop(): Promise<void>;
 }
@@ -73,11 +74,12 @@ export interface StartedServer {
 export async function startPlanned(plan: Plan): Promise<StartedServer> {
   const server = deployedServer(manifestsOf(plan));
   const volumes = await mkdtemp(join(tmpdir(), "mcp-contract-"));
-  const key = throwAwayKey(plan.stack);
-  const local = localServer(server, { key, volumes, ports: await freePorts() });
+  const identity = await localIdentity(server.environment, plan.stack);
+  const local = localServer(server, { ...identity, volumes, ports: await freePorts() });
   const running = await startServer(local, server.terminationGraceSeconds);
   const stop = async () => {
     await running.stop();
+    await identity.close();
     await rm(volumes, { recursive: true, force: true });
   };
   try {
@@ -89,7 +91,7 @@ export async function startPlanned(plan: Plan): Promise<StartedServer> {
     await stop();
     throw error;
   }
-  return { url: local.url, key, server, stop };
+  return { url: local.url, identity, server, stop };
 }
 
 /** A value inside a planned resource's inputs, by its path. */

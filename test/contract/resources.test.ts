@@ -134,13 +134,14 @@ describe("plan prod --json holds what the stack is made of", () => {
 
   test("the outputs that people and connect read", () => {
     expect(Object.keys(plan.outputs).toSorted()).toEqual([
-      "apiKey",
       "clusterName",
       "endpoint",
+      "entra",
       "grafana",
       "healthUrl",
       "ideConfigs",
       "image",
+      "keyRegister",
       "registryLoginServer",
       "resourceGroup",
     ]);

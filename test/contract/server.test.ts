@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { CHECKOUT } from "../../infra/cli/checkout.ts";
 import { deployedServer, portNumber } from "../../infra/cli/deployed-server.ts";
 import { objectsOf, Service } from "../../infra/cli/kubernetes-objects.ts";
+import { rehearsePlan } from "../../infra/rehearsal/plan.ts";
 import { ENVIRONMENT_VARIABLES, parseEnvironment } from "../../server/config.ts";
 import { at, manifestsOf, planOf, resourcesOf, STACKS, startPlanned } from "./planned-stacks.ts";
 
@@ -16,8 +17,8 @@ describe.each(STACKS)("what stack %s gives the server", (stack) => {
 
   test("its environment parses with the server's own schema, and holds nothing that the server does not read", async () => {
     const { server, config } = await planned();
-    expect(config.AUTH_MODE).toBe("api-key");
-    expect(config.API_KEY_HASHES).toHaveLength(1);
+    expect(config.AUTH_MODE).toBe(stack === "dev" ? "entra,api-key" : "entra");
+    expect(config.API_KEY_HASHES).toHaveLength(stack === "dev" ? 1 : 0);
     const unknown = Object.keys(server.environment).filter(
       (name) => !ENVIRONMENT_VARIABLES.some((known) => known === name),
     );
@@ -36,6 +37,29 @@ describe.each(STACKS)("what stack %s gives the server", (stack) => {
     const paths = JSON.stringify(at(route?.inputs, "spec", "rules"));
     for (const path of [endpoint.pathname, new URL(String(plan.outputs.healthUrl)).pathname])
       expect(paths).toContain(path);
+  });
+
+  test("tokens are those of the plan's application, in the subscription's tenant, and IDEs log in by its client", async () => {
+    const { plan, server, config } = await planned();
+    expect(plan.outputs.entra).toMatchObject({
+      tenantId: config.ENTRA_TENANT_ID,
+      clientId: config.ENTRA_CLIENT_ID,
+      ideClientId: config.OAUTH_CLIENT_ID,
+    });
+    expect(server.environment.ENTRA_ALLOWED_TENANTS).toBe(config.ENTRA_TENANT_ID);
+    // Envoy appends the caller's address; what stands before it in the header, anybody may have written.
+    expect(config.TRUSTED_PROXY_HOPS).toBe(1);
+  });
+
+  test("what clients ask before they log in reaches the server", async () => {
+    const { plan } = await planned();
+    const route = resourcesOf(plan, "HTTPRoute").find(
+      ({ inputs }) => at(inputs, "metadata", "namespace") === "mcp-system",
+    );
+    const prefixes = JSON.stringify(at(route?.inputs, "spec", "rules", 0, "matches"));
+    for (const path of ["/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server", "/oauth"]) {
+      expect(prefixes).toContain(`"type":"PathPrefix","value":"${path}"`);
+    }
   });
 
   test("ports are the server's, the image's, the Service's and the monitor's", async () => {
@@ -104,4 +128,30 @@ describe.each(STACKS)("what stack %s gives the server", (stack) => {
     await started.stop();
     expect(Object.keys(started.server.probes).toSorted()).toEqual(["liveness", "readiness", "startup"]);
   });
+});
+
+test("what a stack's file says of callers is what its server reads, word for word", async () => {
+  const group = "11111111-1111-1111-1111-111111111111";
+  const accessPolicy = JSON.stringify({ roles: { admin: { groups: [group] } } });
+  const overrides = {
+    accessPolicy,
+    allowedTenants: JSON.stringify([group]),
+    corsOrigins: JSON.stringify(["https://a.example", "http://localhost:3000"]),
+  };
+  const { environment } = deployedServer(manifestsOf(await rehearsePlan("staging", { overrides })));
+  expect(environment).toMatchObject({
+    ACCESS_POLICY: accessPolicy,
+    ALLOWED_ORIGINS: "https://a.example,http://localhost:3000",
+    ENTRA_ALLOWED_TENANTS: group,
+  });
+  expect(environment).not.toHaveProperty("API_KEY_HASHES");
+  expect(environment).not.toHaveProperty("API_KEYS_SECRET");
+});
+
+test("a stack of keys alone tells its server nothing of Entra, and lets nobody ask where to log in", async () => {
+  const plan = await rehearsePlan("dev", { overrides: { authentication: "api-key" } });
+  const { environment } = deployedServer(manifestsOf(plan));
+  expect(environment).toMatchObject({ AUTH_MODE: "api-key", API_KEYS_SECRET: "mcp-api-keys" });
+  expect(Object.keys(environment).filter((name) => /ENTRA|OAUTH/.test(name))).toEqual([]);
+  expect(JSON.stringify(resourcesOf(plan, "HTTPRoute").map(({ inputs }) => inputs))).not.toContain("well-known");
 });

@@ -304,7 +304,10 @@ describe("other commands", () => {
 });
 
 const StackFile = z.object({
-  config: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.array(z.string())])),
+  config: z.record(
+    z.string(),
+    z.union([z.string(), z.number(), z.boolean(), z.array(z.string()), z.record(z.string(), z.json())]),
+  ),
 });
 
 /** A stack file's values as the engine hands them to the program: text, lists as JSON. */
@@ -312,7 +315,7 @@ function engineForm(file: unknown): Record<string, string> {
   return Object.fromEntries(
     Object.entries(StackFile.parse(file).config).map(([key, value]) => [
       key,
-      Array.isArray(value) ? JSON.stringify(value) : String(value),
+      typeof value === "object" ? JSON.stringify(value) : String(value),
     ]),
   );
 }

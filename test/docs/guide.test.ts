@@ -41,12 +41,12 @@ describe("the first-deployment guide", () => {
     expect(registered).toEqual([...needed].sort());
   });
 
-  it("answers each of the fourteen known failures, where the code says so too", () => {
+  it("answers each of the fifteen known failures, where the code says so too", () => {
     const rows = [...text.matchAll(/^\| (\d+) \| [^|]+ \| ([^|]+) \|$/gm)].map(([, number, answer = ""]) => ({
       number: Number(number),
       files: [...answer.matchAll(/`(infra\/[^`]+\.ts)`/g)].map(([, file = ""]) => file),
     }));
-    expect(rows.map(({ number }) => number)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+    expect(rows.map(({ number }) => number)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
     for (const { number, files } of rows) {
       const reasons = files.map((file) => readFileSync(join(ROOT, file), "utf8"));
       expect(reasons.join("\n"), `failure ${number}, in ${files.join(", ")}`).toMatch(

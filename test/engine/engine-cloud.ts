@@ -140,7 +140,7 @@ const CLUSTER = "azure-native:containerservice:ManagedCluster";
 
 /** Random values are nowhere but in the state, and images lie in a registry, beyond the engine's reach. */
 function isInAzure(type: string): boolean {
-  return type.startsWith("azure-native:");
+  return type.startsWith("azure-native:") || type.startsWith("azuread:");
 }
 
 function isInCluster(type: string): boolean {

@@ -1,4 +1,5 @@
 import { replacingProperties } from "../../infra/rehearsal/azure/azure.ts";
+import { entraReplacedBy } from "../../infra/rehearsal/entra/entra.ts";
 import { isProperties, type Properties } from "../../infra/rehearsal/values.ts";
 import { setWithin, UNKNOWN } from "./property-values.ts";
 
@@ -59,6 +60,13 @@ const azureNative: ProviderBehaviour = {
   computedWithin: (type) => AZURE_COMPUTED_WITHIN[type] ?? [],
 };
 
+const azuread: ProviderBehaviour = {
+  name: "azuread",
+  sdk: "@pulumi/azuread",
+  additionsAreDrift: true,
+  replaces: (type, path) => under(path, entraReplacedBy(type)),
+};
+
 // Source: pulumi-kubernetes, provider/pkg/provider/diff.go; the API's own immutable fields.
 const KUBERNETES_REPLACED: Readonly<Record<string, readonly string[]>> = {
   "kubernetes:apps/v1:Deployment": ["spec.selector"],
@@ -96,4 +104,4 @@ const random: ProviderBehaviour = {
 };
 
 /** The providers that the program uses. */
-export const PROVIDERS: readonly ProviderBehaviour[] = [azureNative, kubernetes, docker, random];
+export const PROVIDERS: readonly ProviderBehaviour[] = [azureNative, azuread, kubernetes, docker, random];

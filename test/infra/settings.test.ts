@@ -8,6 +8,7 @@ type Config = Record<string, string>;
 
 const withKeys = (config: Config) => Object.fromEntries(Object.entries(config).map(([k, v]) => [`mcp:${k}`, v]));
 const settingsOf = (stack: string, config: Config = {}) => parseSettings(stack, withKeys(config));
+const GUID = "11111111-1111-1111-1111-111111111111";
 const PROD = { authorizedRanges: '["20.30.40.50/32"]' };
 
 function faultsOf(stack: string, config: Config): readonly string[] {
@@ -59,6 +60,14 @@ describe("profiles", () => {
     expect(dev.server.commands).toEqual({ isolation: "auto", network: true, programs: undefined });
   });
 
+  it("log people in at Entra, and take keys in dev alone", () => {
+    const entra = { allowedTenants: [], clientIds: [], roleAssignments: [] };
+    expect(settingsOf("dev").authentication).toEqual({ apiKeys: true, entra });
+    expect(settingsOf("staging").authentication).toEqual({ apiKeys: false, entra });
+    expect(settingsOf("prod", PROD).authentication).toEqual({ apiKeys: false, entra });
+    expect(settingsOf("dev", { authentication: "api-key" }).authentication).toEqual({ apiKeys: true });
+  });
+
   it("serve a stack of any other name that says which it resembles", () => {
     expect(settingsOf("qa", { profile: "staging" }).registry.sku).toBe("Standard");
   });
@@ -95,6 +104,37 @@ describe("management planes", () => {
     const runnerNetworkId =
       "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/hub/providers/Microsoft.Network/virtualNetworks/hub";
     expect(settingsOf("prod", { runnerNetworkId }).managementPlanes).toEqual({ access: "private", runnerNetworkId });
+  });
+});
+
+describe("who may call", () => {
+  const [ONE, TWO] = [GUID, "aaaaaaaa-2222-2222-2222-222222222222"];
+  const entraOf = (config: Config) => settingsOf("dev", config).authentication.entra;
+
+  it("is listed by role, kind and object id, each assignment once, whatever its case", () => {
+    const roleAssignments = JSON.stringify([
+      `admin:group:${TWO}`,
+      `Admin:Group:${TWO.toUpperCase()}`,
+      `reader:servicePrincipal:${ONE}`,
+    ]);
+    expect(entraOf({ roleAssignments })?.roleAssignments).toEqual([
+      { role: "admin", type: "Group", objectId: TWO },
+      { role: "reader", type: "ServicePrincipal", objectId: ONE },
+    ]);
+  });
+
+  it("may come by applications that stand already", () => {
+    expect(entraOf({ entraClientId: ONE, oauthClientId: TWO })?.existing).toEqual({ clientId: ONE, ideClientId: TWO });
+    expect(entraOf({ oauthClientId: TWO })).toMatchObject({ existing: undefined, ideClientId: TWO });
+  });
+
+  it("is told to the server as it stands in the file, and nothing of it where it says nothing", () => {
+    const policy = JSON.stringify({ roles: { admin: { groups: [TWO] } } });
+    expect(settingsOf("dev", { accessPolicy: policy }).accessPolicy).toBe(policy);
+    expect(settingsOf("dev", { accessPolicy: "{}" }).accessPolicy).toBeUndefined();
+    expect(settingsOf("dev", { corsOrigins: '["https://a.example","https://a.example"]' }).corsOrigins).toEqual([
+      "https://a.example",
+    ]);
   });
 });
 
@@ -158,8 +198,33 @@ const REFUSALS: [stack: string, config: Config, ...names: string[]][] = [
   ["dev", { commandIsolation: "off" }, "mcp:commandIsolation", '"off"', "required, auto"],
   ["dev", { commandNetwork: "none" }, "mcp:commandNetwork", '"none"', "on, off"],
   ["dev", { commandPrograms: "rm -rf" }, "mcp:commandPrograms", '"rm -rf"', '"cat,grep,/opt/tools/lint"'],
+  ["dev", { authentication: "api-key,entra" }, "mcp:authentication", '"api-key,entra"', "entra,api-key"],
+  ["dev", { authentication: "none" }, "mcp:authentication", '"none"', "api-key"],
+  ["dev", { entraClientId: "mcp-dev" }, "mcp:entraClientId", '"mcp-dev"', "az ad app list"],
+  ["dev", { oauthClientId: "ide" }, "mcp:oauthClientId", '"ide"', "az ad app list"],
+  ["dev", { allowedTenants: '["contoso.com"]' }, "mcp:allowedTenants.0", '"contoso.com"', "az account show"],
+  ["dev", { clientIds: '["Azure CLI"]' }, "mcp:clientIds.0", '"Azure CLI"', "not its name"],
+  [
+    "dev",
+    { roleAssignments: '["owner:user:x"]' },
+    "mcp:roleAssignments.0",
+    '"owner:user:x"',
+    "reader, operator, admin",
+  ],
+  ["dev", { roleAssignments: `["admin:${GUID}"]` }, "mcp:roleAssignments.0", "user, group, servicePrincipal"],
+  ["dev", { accessPolicy: "admins" }, "mcp:accessPolicy", "JSON"],
+  ["dev", { accessPolicy: '{"roles":{"boss":{}}}' }, "mcp:accessPolicy", "boss", "reader, operator, admin"],
+  ["dev", { accessPolicy: '{"roles":{"admin":{"groups":[]}}}' }, "mcp:accessPolicy", "groups"],
+  ["dev", { corsOrigins: '["*"]' }, "mcp:corsOrigins.0", '"*"', "https://app.example.com"],
+  ["dev", { corsOrigins: '["https://a.example/"]' }, "mcp:corsOrigins.0", "trailing slash"],
+  ["dev", { corsOrigins: '["http://a.example"]' }, "mcp:corsOrigins.0", "http for localhost alone"],
+  ["dev", { corsOrigins: "[1]" }, "mcp:corsOrigins.0", "1", "not text"],
   ["dev", { kedaRole: "owner" }, "mcp:kedaRole", '"owner"', "queue-reader, receiver"],
   // combinations
+  ["dev", { authentication: "api-key", roleAssignments: `["admin:user:${GUID}"]` }, "mcp:roleAssignments", "drop it"],
+  ["dev", { authentication: "api-key", entraClientId: GUID }, "mcp:entraClientId", GUID, "drop it"],
+  ["dev", { entraClientId: GUID }, "mcp:oauthClientId", GUID, "public client"],
+  ["dev", { entraClientId: GUID, oauthClientId: GUID }, "mcp:oauthClientId", GUID, "the other one"],
   ["dev", { replicas: "2" }, "mcp:cache", '"memory"', "Balanced_B0"],
   ["staging", { workspace: "emptyDir" }, "mcp:workspace", '"emptyDir"', '"nfs"'],
   ["dev", { privateEndpoints: "on" }, "mcp:registrySku", '"Basic"', "Premium"],

@@ -60,6 +60,58 @@ describe("the environment's defaults", () => {
   });
 });
 
+describe("Entra's variables", () => {
+  const GUID = "ABCDEF00-1111-4111-8111-111111111111";
+  const entra = {
+    AUTH_MODE: "entra",
+    ENTRA_TENANT_ID: GUID,
+    ENTRA_CLIENT_ID: "33333333-3333-4333-8333-333333333333",
+    PUBLIC_URL: "https://mcp.example.com/mcp",
+  };
+
+  test("are few: the tenant is the one that is allowed, in small letters, in the public cloud", () => {
+    expect(parseEnvironment(entra)).toMatchObject({
+      ENTRA_TENANT_ID: GUID.toLowerCase(),
+      ENTRA_ALLOWED_TENANTS: [GUID.toLowerCase()],
+      ENTRA_V1_TOKENS: false,
+      AZURE_AUTHORITY_HOST: "https://login.microsoftonline.com/",
+      TRUSTED_PROXY_HOPS: 0,
+    });
+    expect(parseEnvironment({ ...entra, AZURE_AUTHORITY_HOST: "https://login.microsoftonline.us" })).toMatchObject({
+      AZURE_AUTHORITY_HOST: "https://login.microsoftonline.us/",
+    });
+    expect(
+      parseEnvironment({ ...entra, AUTH_MODE: "entra,api-key", API_KEY_HASHES: HASH }).API_KEY_HASHES,
+    ).toHaveLength(1);
+  });
+
+  test.each([
+    [{ ENTRA_TENANT_ID: "" }, "ENTRA_TENANT_ID must be set when AUTH_MODE has entra; give the tenant's id, a GUID"],
+    [{ ENTRA_CLIENT_ID: "" }, "ENTRA_CLIENT_ID must be set when AUTH_MODE has entra"],
+    [{ PUBLIC_URL: "" }, "PUBLIC_URL must be set when AUTH_MODE has entra; clients find out by it where to sign in"],
+    [
+      { ENTRA_TENANT_ID: "contoso.onmicrosoft.com" },
+      'ENTRA_TENANT_ID="contoso.onmicrosoft.com" must be a GUID such as',
+    ],
+    [{ ENTRA_TENANT_ID: "common" }, 'ENTRA_TENANT_ID="common" must be a GUID'],
+    [{ ENTRA_ALLOWED_TENANTS: "*" }, 'ENTRA_ALLOWED_TENANTS="*" must be a GUID'],
+    [{ ENTRA_ALLOWED_TENANTS: "," }, 'ENTRA_ALLOWED_TENANTS="," must name a tenant'],
+    [{ OAUTH_CLIENT_ID: "vscode" }, 'OAUTH_CLIENT_ID="vscode" must be a GUID'],
+    [{ AZURE_AUTHORITY_HOST: "http://login.example.com/" }, "must be an https:// URL without path or credentials"],
+    [{ AZURE_AUTHORITY_HOST: `https://login.microsoftonline.com/${GUID}` }, "must be an https:// URL without path"],
+    [{ TRUSTED_PROXY_HOPS: "5" }, 'TRUSTED_PROXY_HOPS="5" must be a whole number from 0 to 4'],
+    [{ AUTH_MODE: "api-key,entra" }, "must be none, api-key, entra or entra,api-key"],
+    [{ AUTH_MODE: "entra,api-key" }, "API_KEY_HASHES must be set when AUTH_MODE has api-key"],
+    [
+      { AUTH_MODE: "none" },
+      'ENTRA_CLIENT_ID="33333333-3333-4333-8333-333333333333" is set, but AUTH_MODE takes no tokens',
+    ],
+    [{ API_KEY_HASHES: HASH }, "API_KEY_HASHES is set, but AUTH_MODE takes no keys"],
+  ])("are refused with the mend: %j", (over, message) => {
+    expect(complaint({ ...entra, ...over })).toContain(message);
+  });
+});
+
 describe("limits of commands", () => {
   test("are the same for every role but where a role has its own", () => {
     const config = parseEnvironment({
@@ -114,7 +166,9 @@ describe("a deployment's environment", () => {
     const fine = { HOST: "0.0.0.0", WORKSPACE_PATH: "/w", AUTH_MODE: "none", ALLOW_UNAUTHENTICATED: "true" } as const;
     // @ts-expect-error The server knows no such variable.
     const tooMany: ServerEnvironment = { ...fine, LOGLEVEL: "info" };
-    expect([tooFew, noKeys, open, tooMany]).toHaveLength(4);
+    // @ts-expect-error Whose tokens, and for which application, is the point of the mode.
+    const noTenant: ServerEnvironment = { HOST: "0.0.0.0", WORKSPACE_PATH: "/w", AUTH_MODE: "entra", PUBLIC_URL: "x" };
+    expect([tooFew, noKeys, open, tooMany, noTenant]).toHaveLength(5);
   });
 });
 
@@ -122,7 +176,7 @@ describe("a wrong value is refused with its name, its value and what to do", () 
   test.each<[Record<string, string>, string]>([
     [{ HOST: "http://127.0.0.1" }, 'HOST="http://127.0.0.1" must be an IP address or a host name, without a port'],
     [{ HOST: "127.0.0.1:80/x" }, "must be an IP address or a host name"],
-    [{ HOST: "0.0.0.0" }, 'HOST="0.0.0.0" is beyond loopback, and AUTH_MODE is none: set AUTH_MODE=api-key'],
+    [{ HOST: "0.0.0.0" }, 'HOST="0.0.0.0" is beyond loopback, and AUTH_MODE is none: set AUTH_MODE=entra or api-key'],
     [{ HOST: "::" }, "or say ALLOW_UNAUTHENTICATED=true"],
     [{ PORT: "65536" }, 'PORT="65536" must be a whole number from 0 to 65535'],
     [{ PORT: "8080.5" }, 'PORT="8080.5" must be a whole number'],
@@ -132,14 +186,14 @@ describe("a wrong value is refused with its name, its value and what to do", () 
     [{ LOG_LEVEL: "verbose" }, 'LOG_LEVEL="verbose" must be one of fatal, error, warn, info'],
     [{ MCP_SERVER_NAME: "my server" }, 'MCP_SERVER_NAME="my server" must be 1 to 64 letters'],
     [{ WORKSPACE_PATH: "/" }, 'WORKSPACE_PATH="/" must be a directory other than the root'],
-    [{ AUTH_MODE: "basic" }, 'AUTH_MODE="basic" must be none or api-key'],
-    [{ AUTH_MODE: "api-key" }, "API_KEY_HASHES must be set when AUTH_MODE is api-key"],
+    [{ AUTH_MODE: "basic" }, 'AUTH_MODE="basic" must be none, api-key, entra or entra,api-key'],
+    [{ AUTH_MODE: "api-key" }, "API_KEY_HASHES must be set when AUTH_MODE has api-key"],
     [{ AUTH_MODE: "api-key", API_KEY_HASHES: "," }, "API_KEY_HASHES must name at least one key"],
     [
       { AUTH_MODE: "api-key", API_KEY_HASHES: "sha256:abcd" },
       "API_KEY_HASHES must be a comma-separated list of sha256:<64 hex digits>",
     ],
-    [{ API_KEY_HASHES: HASH }, "API_KEY_HASHES is set, but AUTH_MODE is none"],
+    [{ API_KEY_HASHES: HASH }, "API_KEY_HASHES is set, but AUTH_MODE takes no keys"],
     [{ ALLOW_UNAUTHENTICATED: "yes" }, 'ALLOW_UNAUTHENTICATED="yes" must be true or false'],
     [{ PUBLIC_URL: "mcp.example.com" }, 'PUBLIC_URL="mcp.example.com" must be an http:// or https:// URL'],
     [{ ALLOWED_ORIGINS: "*" }, 'ALLOWED_ORIGINS="*" must be a comma-separated list of origins'],
@@ -189,6 +243,10 @@ describe("a wrong value is refused with its name, its value and what to do", () 
       "SERVICE_BUS_QUEUE must be set together with SERVICE_BUS_NAMESPACE",
     ],
     [{ JOBS_TABLE_NAME: "jobs" }, 'JOBS_TABLE_NAME="jobs" must be set together with JOBS_TABLE_ENDPOINT'],
+    [{ REDIS_AUTH: "password" }, 'REDIS_AUTH="password" must be entra or none'],
+    [{ REDIS_TLS: "false" }, 'REDIS_TLS="false" must be true with REDIS_AUTH=entra'],
+    [{ RATE_LIMIT_PER_MINUTE: "-1" }, 'RATE_LIMIT_PER_MINUTE="-1" must be a whole number from 0'],
+    [{ CALL_CONCURRENCY: "many" }, 'CALL_CONCURRENCY="many" must be a whole number from 0 to 65536'],
     [{ REDIS_PORT: "0" }, 'REDIS_PORT="0" must be a whole number from 1 to 65535'],
     [{ APPLICATIONINSIGHTS_CONNECTION_STRING: "secret" }, "must be an Application Insights connection string"],
   ])("%j", (env, sentence) => {

@@ -1,18 +1,20 @@
-import { existsSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ElicitResult, ListResourcesResult } from "@modelcontextprotocol/client";
-import { describe, expect, test } from "vitest";
+import { describe, test } from "vitest";
+import { endMarked, isRunning, sleepMark } from "./running-processes.ts";
 import { connect, ways } from "./transports.ts";
 
 /* What the server offers beside its tools, the same over every transport and in every era of the protocol. */
 
-describe.each(ways)("over %s, protocol %s", (...way) => {
+// Most of the time is spent waiting for commands and changes.
+describe.concurrent.each(ways)("over %s, protocol %s", (...way) => {
   const [, era] = way;
 
   describe("resources", () => {
-    test("are the files of the workspace, read as text or bytes", async () => {
-      const { client, workspace } = await connect(way);
+    test("are the files of the workspace, read as text or bytes", async ({ expect, onTestFinished: atEnd }) => {
+      const { client, workspace } = await connect(way, { atEnd });
       await mkdir(join(workspace, "src"));
       await writeFile(join(workspace, "src/größe 1.ts"), "export {};\n");
       await writeFile(join(workspace, "logo.png"), Buffer.from([0x89, 0x50, 0, 1]));
@@ -36,8 +38,11 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
       ]);
     });
 
-    test("that are long come in parts, each naming the next, and nothing is lost", async () => {
-      const { client, workspace } = await connect(way);
+    test("that are long come in parts, each naming the next, and nothing is lost", async ({
+      expect,
+      onTestFinished: atEnd,
+    }) => {
+      const { client, workspace } = await connect(way, { atEnd });
       // Characters of three bytes, so that no part ends where a character does.
       const text = "→ zeile\n".repeat(60_000);
       await writeFile(join(workspace, "long.log"), text);
@@ -57,8 +62,8 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
       expect(found).toBe(text);
     });
 
-    test("come in pages, in the same order each time", async () => {
-      const { client, workspace } = await connect(way);
+    test("come in pages, in the same order each time", async ({ expect, onTestFinished: atEnd }) => {
+      const { client, workspace } = await connect(way, { atEnd });
       const names = Array.from({ length: 450 }, (_, at) => `f${String(at).padStart(4, "0")}.txt`);
       await Promise.all(names.map((name) => writeFile(join(workspace, name), "")));
       const listed = async () => {
@@ -80,8 +85,8 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
       await expect(client.listResources({ cursor: "nonsense" })).rejects.toThrow("none of this server's");
     });
 
-    test("that are none are an error that names them", async () => {
-      const { client } = await connect(way);
+    test("that are none are an error that names them", async ({ expect, onTestFinished: atEnd }) => {
+      const { client } = await connect(way, { atEnd });
       for (const [uri, sentence] of [
         ["workspace:///none.txt", "does not exist"],
         ["workspace:///../../etc/passwd", "does not exist"],
@@ -102,9 +107,10 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
       }
     });
 
-    test("tell of their changes to who subscribes, and of nothing else", async () => {
+    test("tell of their changes to who subscribes, and of nothing else", async ({ expect, onTestFinished: atEnd }) => {
       const updated: string[] = [];
       const { client, workspace } = await connect(way, {
+        atEnd,
         prepare: (each) =>
           each.setNotificationHandler("notifications/resources/updated", ({ params }) => {
             updated.push(params.uri);
@@ -114,10 +120,15 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
       const uris = ["workspace:///watched.txt", "workspace:///later.txt"];
       if (era === "2026-07-28") await client.listen({ resourceSubscriptions: uris });
       else for (const uri of uris) await client.subscribeResource({ uri });
-      // The stream that carries them is opened beside the first request over HTTP.
-      await new Promise((resolve) => setTimeout(resolve, 200));
       await writeFile(join(workspace, "unwatched.txt"), "1");
-      await writeFile(join(workspace, "watched.txt"), "22");
+      // The stream that carries them is opened beside the first request over HTTP, and what comes before is not kept.
+      let changes = "1";
+      const heard = async () => {
+        changes += "2";
+        await writeFile(join(workspace, "watched.txt"), changes);
+        return updated;
+      };
+      await expect.poll(heard).toContain(uris[0]);
       await writeFile(join(workspace, "later.txt"), "new");
       // A file that is made and then written may be seen twice.
       await expect.poll(() => [...new Set(updated)].sort()).toEqual([...uris].sort());
@@ -131,8 +142,11 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
   });
 
   describe("prompts", () => {
-    test("are listed with their arguments, and attach what they speak of", async () => {
-      const { client, workspace } = await connect(way);
+    test("are listed with their arguments, and attach what they speak of", async ({
+      expect,
+      onTestFinished: atEnd,
+    }) => {
+      const { client, workspace } = await connect(way, { atEnd });
       await writeFile(join(workspace, "pod.log"), "starting\nFATAL ERROR: JavaScript heap out of memory\n");
       const { prompts } = await client.listPrompts();
       expect(
@@ -177,8 +191,8 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
       ]);
     });
 
-    test("say what is wrong with their arguments", async () => {
-      const { client } = await connect(way);
+    test("say what is wrong with their arguments", async ({ expect, onTestFinished: atEnd }) => {
+      const { client } = await connect(way, { atEnd });
       const get = (name: string, args: Record<string, string>) => client.getPrompt({ name, arguments: args });
       await expect(get("diagnose_pod_log", {})).rejects.toThrow("give the path of the log");
       await expect(get("diagnose_pod_log", { log: "none.log" })).rejects.toThrow('"none.log" does not exist');
@@ -188,8 +202,8 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
     });
   });
 
-  test("completions lead to files, directory by directory", async () => {
-    const { client, workspace } = await connect(way);
+  test("completions lead to files, directory by directory", async ({ expect, onTestFinished: atEnd }) => {
+    const { client, workspace } = await connect(way, { atEnd });
     await mkdir(join(workspace, "logs/deep"), { recursive: true });
     await writeFile(join(workspace, "logs/pod.log"), "");
     await writeFile(join(workspace, "logs/.state"), "");
@@ -207,33 +221,43 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
     await expect(complete({ type: "ref/prompt", name: "none" }, "log", "")).rejects.toThrow('Unknown prompt "none"');
   });
 
-  test("a command's output is watched while it runs", async () => {
-    const { client } = await connect(way);
+  test("a command's output is watched while it runs", async ({ expect, onTestFinished: atEnd }) => {
+    const { client, workspace } = await connect(way, { atEnd });
     const reports: { progress: number; message?: string | undefined }[] = [];
+    const said = () => reports.map(({ message }) => message).join("");
+    // Each line is written when the one before has been seen.
+    const command = "for i in 1 2 3; do echo line $i; until [ -e seen$i ]; do sleep 0.02; done; done; echo ä >&2";
     const result = await client.callTool(
+      { name: "execute_command", arguments: { command } },
       {
-        name: "execute_command",
-        arguments: { command: "for i in 1 2 3; do echo line $i; sleep 0.25; done; echo ä >&2" },
+        onprogress: (report) => {
+          reports.push(report);
+          for (const [, line] of said().matchAll(/^line (\d)\n/gm)) writeFileSync(join(workspace, `seen${line}`), "");
+        },
       },
-      { onprogress: (report) => reports.push(report) },
     );
     expect(result.structuredContent).toMatchObject({ exitCode: 0, stdout: "line 1\nline 2\nline 3\n", stderr: "ä\n" });
     expect(reports.length).toBeGreaterThanOrEqual(3);
-    expect(reports.map(({ message }) => message).join("")).toBe("line 1\nline 2\nline 3\nä\n");
+    expect(said()).toBe("line 1\nline 2\nline 3\nä\n");
     expect(reports.at(-1)?.progress).toBe(24);
     for (const [at, { progress }] of reports.entries())
       expect(progress).toBeGreaterThan(reports[at - 1]?.progress ?? 0);
   });
 
-  test("a call that its client cancels ends, and so does what it started", async () => {
-    const { client, workspace } = await connect(way);
+  test("a call that its client cancels ends, and so does what it started", async ({
+    expect,
+    onTestFinished: atEnd,
+  }) => {
+    const { client, workspace } = await connect(way, { atEnd });
     const cancelling = new AbortController();
+    const mark = sleepMark();
+    atEnd(() => endMarked(mark));
     const call = client.callTool(
-      { name: "execute_command", arguments: { command: "echo > started; sleep 0.6; echo > finished" } },
+      { name: "execute_command", arguments: { command: `sleep ${mark}; echo > finished` } },
       { signal: cancelling.signal },
     );
     call.catch(() => {});
-    await expect.poll(() => existsSync(join(workspace, "started"))).toBe(true);
+    await expect.poll(() => isRunning(mark)).toBe(true);
     cancelling.abort();
     await expect(call).rejects.toThrow();
     const running = async () => {
@@ -241,17 +265,18 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
       return (structuredContent as { commands: { running: number } }).commands.running;
     };
     await expect.poll(running).toBe(0);
-    await new Promise((resolve) => setTimeout(resolve, 600));
+    await expect.poll(() => isRunning(mark)).toBe(false);
     expect(existsSync(join(workspace, "finished"))).toBe(false);
   });
 
   describe("deleting a directory with all it holds", () => {
     const remove = { name: "file_operation", arguments: { operation: "delete", path: "build", recursive: true } };
 
-    test("is done when the user agrees, and not otherwise", async () => {
+    test("is done when the user agrees, and not otherwise", async ({ expect, onTestFinished: atEnd }) => {
       const questions: string[] = [];
       let answer: ElicitResult = { action: "cancel" };
       const { client, workspace } = await connect(way, {
+        atEnd,
         capabilities: { elicitation: {} },
         prepare: (each) =>
           each.setRequestHandler("elicitation/create", async ({ params }) => {
@@ -282,8 +307,11 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
       expect(questions).toHaveLength(5);
     });
 
-    test("asks nobody where the client cannot ask, nor for a file or an empty directory", async () => {
-      const { client, workspace } = await connect(way);
+    test("asks nobody where the client cannot ask, nor for a file or an empty directory", async ({
+      expect,
+      onTestFinished: atEnd,
+    }) => {
+      const { client, workspace } = await connect(way, { atEnd });
       await mkdir(join(workspace, "build"));
       await writeFile(join(workspace, "build/a"), "");
       expect((await client.callTool(remove)).isError ?? false).toBe(false);
@@ -291,8 +319,8 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
     });
   });
 
-  test("a result that is too long for an answer is linked to, whole", async () => {
-    const { client, workspace } = await connect(way, { env: { RESULT_LIMIT_BYTES: "65536" } });
+  test("a result that is too long for an answer is linked to, whole", async ({ expect, onTestFinished: atEnd }) => {
+    const { client, workspace } = await connect(way, { atEnd, env: { RESULT_LIMIT_BYTES: "65536" } });
     await writeFile(join(workspace, "long.txt"), "x".repeat(200_000));
     const read = (limit: number) =>
       client.callTool({ name: "file_operation", arguments: { operation: "read", path: "long.txt", limit } });
@@ -309,8 +337,8 @@ describe.each(ways)("over %s, protocol %s", (...way) => {
     expect((await client.listResources()).resources.map(({ name }) => name)).toEqual(["long.txt"]);
   });
 
-  test("a result of 100,000 tokens arrives whole", async () => {
-    const { client, workspace } = await connect(way);
+  test("a result of 100,000 tokens arrives whole", async ({ expect, onTestFinished: atEnd }) => {
+    const { client, workspace } = await connect(way, { atEnd });
     const text = "token ".repeat(80_000);
     await writeFile(join(workspace, "long.txt"), text);
     const { structuredContent } = await client.callTool({

@@ -70,6 +70,31 @@ describe("the OpenAPI document", () => {
     expect(text).not.toContain("aaaa");
   });
 
+  test("describes the sign-in where there is one", async () => {
+    const { document } = await documentOf({
+      AUTH_MODE: "entra",
+      ENTRA_TENANT_ID: "11111111-1111-4111-8111-111111111111",
+      ENTRA_CLIENT_ID: "33333333-3333-4333-8333-333333333333",
+      OAUTH_CLIENT_ID: "44444444-4444-4444-8444-444444444444",
+      PUBLIC_URL: "https://mcp.example.com/mcp",
+    });
+    const { paths, components } = document;
+    const signIn = Object.keys(paths).filter((path) => /^\/(\.well-known|oauth)\//.test(path));
+    expect(signIn.toSorted()).toEqual([
+      "/.well-known/oauth-authorization-server",
+      "/.well-known/oauth-protected-resource",
+      "/.well-known/oauth-protected-resource/mcp",
+      "/oauth/authorize",
+      "/oauth/register",
+      "/oauth/token",
+    ]);
+    for (const path of signIn) {
+      for (const { security } of Object.values(paths[path] ?? {})) expect(security).toBeUndefined();
+    }
+    expect(paths["/mcp"]?.post?.security).toEqual([{ token: [] }]);
+    expect(components.securitySchemes).toEqual({ token: { type: "http", scheme: "bearer", bearerFormat: "JWT" } });
+  });
+
   test("has examples that the server answers", async () => {
     const { app, text } = await documentOf();
     const { examples } = JSON.parse(text).paths["/mcp"].post.requestBody.content["application/json"];

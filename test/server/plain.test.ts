@@ -2,9 +2,12 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { z } from "zod";
 import { mintSession } from "../../server/mcp/session.ts";
+import { definePrompt } from "../../server/prompts/define-prompt.ts";
 import { InputNeeded } from "../../server/tools/client-channel.ts";
 import { defineTool, type Tool, ToolFailure } from "../../server/tools/define-tool.ts";
+import { fileOperation } from "../../server/tools/file-operation.ts";
 import { systemInfo } from "../../server/tools/system-info.ts";
+import { authenticate, bearer, CALLERS } from "./callers.ts";
 import { type TestApp, testApp } from "./running-app.ts";
 
 /*
@@ -70,7 +73,39 @@ const tools: readonly Tool[] = [
       },
     });
   }),
+  // For some callers only, and for some of them only with some arguments.
+  { ...raw("operators", async () => ({ content: text("only operators") })), role: "operator" },
+  { ...raw("admins", async () => ({ content: text("only admins") })), role: "admin" },
+  {
+    ...raw("routed", async () => ({ content: text("routed") })),
+    role: "operator",
+    listing: {
+      ...raw("routed", async () => ({ content: [] })).listing,
+      inputSchema: { ...schema, properties: { text: { type: "string", "x-mcp-header": "Text" } } },
+    },
+  },
+  { ...fileOperation, respond: async (args) => ({ content: text(args) }) },
 ];
+
+const prompts = [
+  definePrompt({
+    name: "govern",
+    title: "Govern",
+    description: "Says what to do.",
+    role: "admin",
+    arguments: z.object({}),
+    render: () => [],
+  }),
+];
+
+/** Rules that hold for some. */
+const ACCESS_POLICY = JSON.stringify({
+  tools: {
+    echo: { role: "reader" },
+    image: { role: "operator" },
+    file_operation: { allow: { operator: { path: ["docs/*"] } } },
+  },
+});
 
 const NEWEST = "2026-07-28";
 const META = "io.modelcontextprotocol/";
@@ -88,15 +123,24 @@ const sound: fc.Arbitrary<Message> = fc
     modern: fc.boolean(),
     method: fc.constantFrom("tools/call", "tools/call", "tools/list", "prompts/list", "resources/templates/list"),
     tool: fc.constantFrom(...tools.map(({ name }) => name), "nonsense"),
-    args: fc.option(fc.oneof(fc.record({ text: fc.string() }), fc.dictionary(fc.string(), fc.jsonValue())), {
-      nil: undefined,
-    }),
+    args: fc.option(
+      fc.oneof(
+        fc.record({ text: fc.string() }),
+        fc.record({
+          operation: fc.constantFrom("read", "write", "delete", "list"),
+          path: fc.constantFrom("docs/a", "docs/../a", "b", "."),
+        }),
+        fc.dictionary(fc.string(), fc.jsonValue()),
+      ),
+      { nil: undefined },
+    ),
     id: fc.oneof(fc.string(), fc.integer()),
     token: fc.option(fc.oneof(fc.string(), fc.integer()), { nil: undefined }),
     capabilities: fc.constantFrom<Json>({}, { roots: {} }, { elicitation: {} }, { sampling: {}, unknown: { x: 1 } }),
     session: fc.constantFrom(undefined, "none", "some"),
+    caller: fc.constantFrom(...CALLERS.keys()),
   })
-  .map(({ modern, method, tool, args, id, token, capabilities, session }) => {
+  .map(({ modern, method, tool, args, id, token, capabilities, session, caller }) => {
     const isCall = method === "tools/call";
     const progress = token !== undefined && { progressToken: token };
     const envelope = {
@@ -116,6 +160,7 @@ const sound: fc.Arbitrary<Message> = fc
         host: "127.0.0.1",
         "content-type": "application/json",
         accept: "application/json, text/event-stream",
+        ...bearer(caller),
         ...(modern && { "mcp-protocol-version": NEWEST, "mcp-method": method, ...(isCall && { "mcp-name": tool }) }),
         ...(!modern &&
           session !== undefined && {
@@ -183,6 +228,7 @@ const headerFault = fc
       "mcp-name",
       "mcp-session-id",
       "origin",
+      "mcp-param-text",
     ),
     value: fc.option(
       fc.constantFrom(
@@ -240,9 +286,9 @@ async function answerOf({ app }: TestApp, { headers, body }: Message): Promise<u
 
 /** Tools that run forever on neither way; the lists are asked for once, so that they are known. */
 async function both(): Promise<{ plain: TestApp; sdk: TestApp }> {
-  const plain = await testApp({}, tools);
-  const sdk = await testApp({}, tools, { plainOff: true });
-  for (const list of fc.sample(sound, 60)) await answerOf(plain, list);
+  const plain = await testApp({ ACCESS_POLICY }, tools, { authenticate, prompts });
+  const sdk = await testApp({ ACCESS_POLICY }, tools, { authenticate, prompts, plainOff: true });
+  for (const list of fc.sample(sound, 200)) await answerOf(plain, list);
   return { plain, sdk };
 }
 
@@ -275,6 +321,7 @@ test("each call is counted and logged once, whichever way it goes", async () => 
       host: "127.0.0.1",
       "content-type": "application/json",
       accept: "application/json, text/event-stream",
+      ...bearer("admin"),
     };
     await answerOf(plain, { headers, body });
   }
@@ -289,6 +336,67 @@ test("each call is counted and logged once, whichever way it goes", async () => 
     ["tool.called", "asks", "asked"],
     ["tool.called", "breaks", "broken"],
   ]);
+});
+
+test("a tool that a caller may not know of answers like one that there is not, on both ways", async () => {
+  const { plain, sdk } = await both();
+  const hidden = ["operators", "admins", "routed", "image"];
+  await fc.assert(
+    fc.asyncProperty(
+      sound,
+      fc.constantFrom(...hidden),
+      fc.constantFrom("reader", "over-scoped"),
+      async (request, tool, caller) => {
+        const named = (name: string): Message => {
+          const { method = "", params = {} } = request.body as { method?: string; params?: Json };
+          fc.pre(method === "tools/call");
+          const { "mcp-name": sent, ...headers }: Record<string, string> = { ...request.headers, ...bearer(caller) };
+          return {
+            headers: { ...headers, ...(sent !== undefined && { "mcp-name": name }) },
+            body: { ...(request.body as Json), params: { ...params, name } },
+          };
+        };
+        for (const server of [plain, sdk]) {
+          const made = "x".repeat(tool.length);
+          const [hidden, none] = [await answerOf(server, named(tool)), await answerOf(server, named(made))];
+          expect(JSON.stringify(hidden).replaceAll(tool, made)).toEqual(JSON.stringify(none));
+        }
+      },
+    ),
+    { numRuns: 200, endOnFailure: true },
+  );
+});
+
+test("each role has lists of its own on both ways, and they stay its own", async () => {
+  const { plain, sdk } = await both();
+  const list = (method: string, caller: string): Message => ({
+    headers: {
+      host: "127.0.0.1",
+      "content-type": "application/json",
+      accept: "application/json, text/event-stream",
+      ...bearer(caller),
+    },
+    body: { jsonrpc: "2.0", id: 1, method },
+  });
+  const names = async (server: TestApp, method: string, caller: string) => {
+    const { body } = (await answerOf(server, list(method, caller))) as {
+      body: { result: Record<string, { name: string }[]> };
+    };
+    return (body.result.tools ?? body.result.prompts ?? []).map(({ name }) => name);
+  };
+  const expected = {
+    reader: ["echo", "says", "long", "empty", "annotated", "wrong", "fails", "breaks", "asks", "file_operation"],
+    operator: tools.map(({ name }) => name).filter((name) => name !== "admins"),
+    admin: tools.map(({ name }) => name),
+  };
+  for (const server of [plain, sdk, plain]) {
+    for (const [caller, shown] of Object.entries(expected)) {
+      expect(await names(server, "tools/list", caller)).toEqual(shown);
+      expect(await names(server, "prompts/list", caller)).toEqual(caller === "admin" ? ["govern"] : []);
+    }
+    expect(await names(server, "tools/list", "scoped-admin")).toEqual(expected.admin);
+    expect(await names(server, "tools/list", "over-scoped")).toEqual(expected.reader);
+  }
 });
 
 test("the server's own tools answer alike", async () => {

@@ -1,16 +1,19 @@
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
+import { writeFile } from "node:fs/promises";
 import { type AddressInfo, createServer } from "node:net";
-import { createInterface } from "node:readline";
-import { Readable } from "node:stream";
+import { join } from "node:path";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, type TestContext, test } from "vitest";
 import { temporaryDirectory } from "./running-app.ts";
 import { endMarked, isRunning, sleepMark } from "./running-processes.ts";
-import { commandsRunning, type Event, type ServerProcess, serverIn, spawnEntry } from "./server-process.ts";
+import { commandsRunning, type ServerProcess, serverIn, spawnEntry } from "./server-process.ts";
+
+/** What belongs to one test, of which several run at the same time. */
+type Its = Pick<TestContext, "expect" | "onTestFinished">;
 
 /** Ended with its test. */
-function start(name: string, env: Record<string, string>, left = 0): ChildProcess {
+function start({ onTestFinished }: Its, name: string, env: Record<string, string>, left = 0): ChildProcess {
   const child = spawnEntry(name, env, left);
   onTestFinished(() => {
     child.kill("SIGKILL");
@@ -18,10 +21,13 @@ function start(name: string, env: Record<string, string>, left = 0): ChildProces
   return child;
 }
 
-const startServer = async (env: Record<string, string> = {}) =>
-  serverIn(start("main.ts", { WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0", ...env }));
+async function startServer(its: Its, env: Record<string, string> = {}, left = 0) {
+  const workspace = await temporaryDirectory(its.onTestFinished);
+  const child = start(its, "main.ts", { WORKSPACE_PATH: workspace, PORT: "0", METRICS_PORT: "0", ...env }, left);
+  return { ...(await serverIn(child)), workspace };
+}
 
-async function connected(url: URL, mode: "auto" | "legacy" = "auto"): Promise<Client> {
+async function connected({ onTestFinished }: Its, url: URL, mode: "auto" | "legacy" = "auto"): Promise<Client> {
   const client = new Client({ name: "test-client", version: "1.0.0" }, { versionNegotiation: { mode } });
   await client.connect(new StreamableHTTPClientTransport(url));
   onTestFinished(() => client.close());
@@ -32,22 +38,27 @@ const execute = (client: Client, command: string) =>
   client.callTool({ name: "execute_command", arguments: { command } });
 
 /** Resolves when a command runs on that server. */
-const commandRuns = (server: ServerProcess) => expect.poll(() => commandsRunning(server)).toBe(1);
+const commandRuns = ({ expect }: Its, server: ServerProcess) => expect.poll(() => commandsRunning(server)).toBe(1);
 
-describe("a server that is told to end", () => {
-  test.each(["auto", "legacy"] as const)("finishes the calls in progress (%s)", async (mode) => {
-    const server = await startServer();
-    const client = await connected(server.url, mode);
-    const call = execute(client, "sleep 0.7; echo finished");
-    await commandRuns(server);
+// Most of the time is spent waiting for processes to start and to end.
+describe.concurrent("a server that is told to end", () => {
+  test.for(["auto", "legacy"] as const)("finishes the calls in progress (%s)", async (mode, its) => {
+    const { expect } = its;
+    const server = await startServer(its);
+    const client = await connected(its, server.url, mode);
+    const call = execute(client, "until [ -e go ]; do sleep 0.02; done; echo finished");
+    await commandRuns(its, server);
     server.child.kill("SIGTERM");
+    await server.event("server.draining");
+    await writeFile(join(server.workspace, "go"), "");
     expect((await call).structuredContent).toMatchObject({ exitCode: 0, stdout: "finished\n" });
     expect(await server.exited).toEqual({ code: 0, signal: null });
   });
 
-  test("is not ready, and still answers, while it drains", async () => {
-    const server = await startServer({ SHUTDOWN_DRAIN_SECONDS: "1", SHUTDOWN_GRACE_SECONDS: "5" });
-    const client = await connected(server.url);
+  test("is not ready, and still answers, while it drains", async (its) => {
+    const { expect } = its;
+    const server = await startServer(its, { SHUTDOWN_DRAIN_SECONDS: "1", SHUTDOWN_GRACE_SECONDS: "5" });
+    const client = await connected(its, server.url);
     server.child.kill("SIGTERM");
     await server.event("server.draining");
     expect((await fetch(new URL("/health/ready", server.url))).status).toBe(503);
@@ -56,20 +67,22 @@ describe("a server that is told to end", () => {
     expect(await server.exited).toEqual({ code: 0, signal: null });
   });
 
-  test("ends open streams with a last word", async () => {
-    const server = await startServer();
-    const client = await connected(server.url);
+  test("ends open streams with a last word", async (its) => {
+    const { expect } = its;
+    const server = await startServer(its);
+    const client = await connected(its, server.url);
     const subscription = await client.listen({ resourceSubscriptions: ["workspace:///a"] });
     server.child.kill("SIGTERM");
     expect(await subscription.closed).toBe("graceful");
     expect(await server.exited).toEqual({ code: 0, signal: null });
   });
 
-  test("kills what outlasts the grace, and tells its caller", async () => {
-    const server = await startServer({ SHUTDOWN_GRACE_SECONDS: "1" });
-    const client = await connected(server.url);
+  test("kills what outlasts the grace, and tells its caller", async (its) => {
+    const { expect } = its;
+    const server = await startServer(its, { SHUTDOWN_GRACE_SECONDS: "1" });
+    const client = await connected(its, server.url);
     const call = execute(client, "sleep 86400");
-    await commandRuns(server);
+    await commandRuns(its, server);
     server.child.kill("SIGTERM");
     expect(await call).toMatchObject({
       isError: true,
@@ -79,9 +92,10 @@ describe("a server that is told to end", () => {
     expect(await server.exited).toEqual({ code: 0, signal: null });
   });
 
-  test("ends at once when told twice, and leaves no command behind", async () => {
-    const server = await startServer();
-    const client = await connected(server.url);
+  test("ends at once when told twice, and leaves no command behind", async (its) => {
+    const { expect } = its;
+    const server = await startServer(its);
+    const client = await connected(its, server.url);
     const mark = sleepMark();
     const call = execute(client, `setsid sleep ${mark} & sleep ${mark}`).catch(() => "cut off");
     await expect.poll(() => isRunning(mark)).toBe(true);
@@ -93,9 +107,10 @@ describe("a server that is told to end", () => {
     await expect.poll(() => isRunning(mark)).toBe(false);
   });
 
-  test("takes its commands with it even when it is killed", async () => {
-    const server = await startServer();
-    const client = await connected(server.url);
+  test("takes its commands with it even when it is killed", async (its) => {
+    const { expect } = its;
+    const server = await startServer(its);
+    const client = await connected(its, server.url);
     const { structuredContent } = await client.callTool({ name: "system_info", arguments: {} });
     const { isolation } = (structuredContent as { commands: { isolation: { namespaces: boolean } } }).commands;
     const mark = sleepMark();
@@ -108,20 +123,19 @@ describe("a server that is told to end", () => {
     else await endMarked(mark);
   });
 
-  test("gives its commands none of the files that its own parent left open", async () => {
-    const child = start("main.ts", { WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0" }, 3);
-    const [line] = await once(createInterface(child.stdout ?? Readable.from([])), "line");
-    const listening = JSON.parse(String(line)) as Event;
-    const client = await connected(new URL(String(listening.url)));
+  test("gives its commands none of the files that its own parent left open", async (its) => {
+    const { expect } = its;
+    const server = await startServer(its, {}, 3);
+    const client = await connected(its, server.url);
     const { structuredContent } = await execute(client, "ls /proc/self/fd");
     // The fourth is the directory that ls reads.
     expect((structuredContent as { stdout: string }).stdout).toBe("0\n1\n2\n3\n");
   });
 });
 
-describe("a server that cannot start", () => {
-  const outcome = async (env: Record<string, string>) => {
-    const child = start("main.ts", env);
+describe.concurrent("a server that cannot start", () => {
+  const outcome = async (its: Its, env: Record<string, string>) => {
+    const child = start(its, "main.ts", env);
     let output = "";
     for (const stream of [child.stdout, child.stderr])
       stream?.on("data", (chunk: Buffer) => (output += chunk.toString()));
@@ -129,25 +143,28 @@ describe("a server that cannot start", () => {
     return { code, output };
   };
 
-  test("says every fault of its environment", async () => {
-    const { code, output } = await outcome({ PORT: "http", AUTH_MODE: "api-key" });
+  test("says every fault of its environment", async (its) => {
+    const { expect } = its;
+    const { code, output } = await outcome(its, { PORT: "http", AUTH_MODE: "api-key" });
     expect(code).toBe(1);
     expect(output).toBe(
       "The environment has 2 faults:\n" +
         '  PORT="http" must be a whole number from 0 to 65535\n' +
-        "  API_KEY_HASHES must be set when AUTH_MODE is api-key; give sha256:<64 hex digits> of each key\n",
+        "  API_KEY_HASHES must be set when AUTH_MODE has api-key; give sha256:<64 hex digits> of each key, " +
+        "or a register of keys by API_KEYS_FILE or API_KEYS_SECRET\n",
     );
   });
 
-  test("names the port that is taken", async () => {
+  test("names the port that is taken", async (its) => {
+    const { expect } = its;
     const blocker = createServer().listen(0, "127.0.0.1");
     await once(blocker, "listening");
-    onTestFinished(() => {
+    its.onTestFinished(() => {
       blocker.close();
     });
     const { port } = blocker.address() as AddressInfo;
-    const { code, output } = await outcome({
-      WORKSPACE_PATH: await temporaryDirectory(),
+    const { code, output } = await outcome(its, {
+      WORKSPACE_PATH: await temporaryDirectory(its.onTestFinished),
       PORT: String(port),
       METRICS_PORT: "0",
     });
@@ -155,14 +172,15 @@ describe("a server that cannot start", () => {
     expect(output).toContain(`PORT=${port} is in use on 127.0.0.1; free it or choose another port.`);
   });
 
-  test("names the workspace it cannot use", async () => {
-    const { code, output } = await outcome({ WORKSPACE_PATH: "/dev/null/workspace" });
+  test("names the workspace it cannot use", async (its) => {
+    const { expect } = its;
+    const { code, output } = await outcome(its, { WORKSPACE_PATH: "/dev/null/workspace" });
     expect(code).toBe(1);
     expect(output).toContain("WORKSPACE_PATH=/dev/null/workspace");
   });
 });
 
-describe("stdio", () => {
+describe.concurrent("stdio", () => {
   const initialize = {
     jsonrpc: "2.0",
     id: 1,
@@ -170,8 +188,12 @@ describe("stdio", () => {
     params: { protocolVersion: "2025-06-18", capabilities: {}, clientInfo: { name: "test", version: "1" } },
   };
 
-  test("has nothing but the protocol on standard output, and ends with its input", async () => {
-    const child = start("stdio.ts", { WORKSPACE_PATH: await temporaryDirectory(), LOG_LEVEL: "trace" });
+  test("has nothing but the protocol on standard output, and ends with its input", async (its) => {
+    const { expect } = its;
+    const child = start(its, "stdio.ts", {
+      WORKSPACE_PATH: await temporaryDirectory(its.onTestFinished),
+      LOG_LEVEL: "trace",
+    });
     let out = "";
     let log = "";
     child.stdout?.on("data", (chunk: Buffer) => (out += chunk.toString()));
@@ -188,9 +210,10 @@ describe("stdio", () => {
     expect(log).toContain('"subject":"local"');
   });
 
-  test("takes its commands with it", async () => {
-    const workspace = await temporaryDirectory();
-    const child = start("stdio.ts", { WORKSPACE_PATH: workspace });
+  test("takes its commands with it", async (its) => {
+    const { expect } = its;
+    const workspace = await temporaryDirectory(its.onTestFinished);
+    const child = start(its, "stdio.ts", { WORKSPACE_PATH: workspace });
     const mark = sleepMark();
     const params = { name: "execute_command", arguments: { command: `setsid sleep ${mark} & sleep ${mark}` } };
     child.stdin?.write(`${JSON.stringify(initialize)}\n`);

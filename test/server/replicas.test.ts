@@ -58,6 +58,10 @@ async function startReplica(): Promise<ServerProcess> {
     SHUTDOWN_DRAIN_SECONDS: "1",
     COMMAND_CONCURRENCY: "16",
     COMMAND_CALLER_CONCURRENCY: "16",
+    // They are one caller's, and call without a pause.
+    RATE_LIMIT_PER_MINUTE: "0",
+    RATE_LIMIT_TOOL_PER_MINUTE: "0",
+    RATE_LIMIT_GLOBAL_PER_MINUTE: "0",
   });
   children.push(child);
   const server = await serverIn(child);
@@ -337,7 +341,8 @@ test("a replica that is killed takes along the calls in flight on it, which fail
   // Each has one call in flight, at most; over HTTP the proxy knows which were the killed one's.
   for (const { failed } of steady) expect(failed.length).toBeLessThanOrEqual(1);
   const overHttp = steady.filter(({ caller }) => caller.name !== "socket").flatMap(({ failed }) => failed);
-  expect(overHttp.map(({ why }) => String(why))).toHaveLength(proxy.posts(killed.url).cutOff);
+  const reasons = overHttp.map(({ why }) => String(why));
+  expect(reasons, reasons.join("\n")).toHaveLength(proxy.posts(killed.url).cutOff);
 });
 
 test("replicas that are replaced one after the other lose no call, not even a long one", async () => {

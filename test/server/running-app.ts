@@ -10,11 +10,12 @@ import { createLogger } from "../../server/observability/logging.ts";
 import { resourceSources } from "../../server/resources/index.ts";
 import { createFileWatch } from "../../server/services/watch.ts";
 import type { Tool } from "../../server/tools/define-tool.ts";
+import type { AtEnd } from "../infra/cli/server-process.ts";
 
 /** A directory of this test's own, gone when the test has ended. */
-export async function temporaryDirectory(): Promise<string> {
+export async function temporaryDirectory(atEnd: AtEnd = onTestFinished): Promise<string> {
   const directory = await realpath(await mkdtemp(join(tmpdir(), "mcp-server-test-")));
-  onTestFinished(() => rm(directory, { recursive: true, force: true }));
+  atEnd(() => rm(directory, { recursive: true, force: true }));
   return directory;
 }
 
@@ -31,9 +32,11 @@ export const quickSources = () => resourceSources(createFileWatch({ intervalMs: 
 export async function testApp(
   env: Record<string, string> = {},
   tools?: readonly Tool[],
-  options: Pick<Parameters<typeof buildApp>[0], "plainOff"> = {},
+  options: Omit<Parameters<typeof buildApp>[0], "config" | "log" | "tools"> = {},
+  atEnd: AtEnd = onTestFinished,
 ): Promise<TestApp> {
-  const config = parseEnvironment({ WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0", ...env });
+  const workspace = await temporaryDirectory(atEnd);
+  const config = parseEnvironment({ WORKSPACE_PATH: workspace, PORT: "0", METRICS_PORT: "0", ...env });
   const lines: string[] = [];
   const destination = new PassThrough();
   destination.on("data", (chunk: Buffer) => lines.push(...chunk.toString().split("\n").filter(Boolean)));
@@ -45,7 +48,7 @@ export async function testApp(
     ...options,
   });
   built.readiness.start();
-  onTestFinished(async () => {
+  atEnd(async () => {
     built.services.commands.killAllNow();
     built.app.server.closeAllConnections();
     await built.app.close();

@@ -112,7 +112,7 @@ describe.runIf(process.platform === "linux").concurrent.each(VARIANTS)("a hostil
       (mark) => `setsid env -i sleep ${mark} >/dev/null 2>&1 & echo started`,
     ],
     ["many times over", (mark) => `for i in 1 2 3 4 5 6 7 8; do setsid sleep ${mark} & done; echo started`],
-  ])("leaves no child behind %s", async ([, command], { onTestFinished }) => {
+  ])("leaves no child behind %s", async ([, command], { expect, onTestFinished }) => {
     const mark = sleepMark();
     onTestFinished(() => endMarked(mark));
     expect(await run(command(mark))).toMatchObject({ exitCode: 0, stdout: "started\n" });

@@ -1,14 +1,13 @@
 import { spawn } from "node:child_process";
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { Client as ModernClient, StreamableHTTPClientTransport as ModernHttp } from "@modelcontextprotocol/client";
 import { Client as OlderClient } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport as OlderHttp } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, expect, onTestFinished, type TestContext, test } from "vitest";
 import { readArguments, UsageError } from "../../server/proxy/arguments.ts";
 import { childEnvironment } from "../../server/proxy/child-environment.ts";
 import { type ServerProcess, sharedServer, startServer, temporaryDirectory } from "../infra/cli/server-process.ts";
@@ -22,8 +21,15 @@ const KEYS = ["key-of-ada", "key-of-bob", "key-of-eve"] as const;
 const hashOf = (key: string) => createHash("sha256").update(key).digest("hex");
 const WITH_KEYS = { AUTH_MODE: "api-key", API_KEY_HASHES: KEYS.map((key) => `sha256:${hashOf(key)}`).join() };
 
-const serving = (command: readonly string[], options: readonly string[] = [], env: Record<string, string> = {}) =>
-  startServer(env, [ENTRY, ...options, "--", ...command]);
+/** What belongs to one test, of which several may run at the same time. */
+type Its = Pick<TestContext, "onTestFinished">;
+
+const serving = (
+  { onTestFinished }: Its,
+  command: readonly string[],
+  options: readonly string[] = [],
+  env: Record<string, string> = {},
+) => startServer(env, [ENTRY, ...options, "--", ...command], onTestFinished);
 
 /** For tests that leave them as they were: each is one child, since nobody needs a key. */
 const older = sharedServer({}, [ENTRY, "--", ...OLDER]);
@@ -50,13 +56,18 @@ interface CallOptions {
 const textOf = (result: object) =>
   ((result as { content: unknown }).content as { text: string }[]).map((part) => part.text).join("");
 
-async function connect(sdk: Sdk, { url }: { url: string }, key?: string): Promise<Connected> {
+async function connect(
+  sdk: Sdk,
+  { url }: { url: string },
+  key?: string,
+  { onTestFinished: atEnd }: Its = { onTestFinished },
+): Promise<Connected> {
   const options = { requestInit: { headers: key === undefined ? {} : { authorization: `Bearer ${key}` } } };
   const info = { name: "test-client", version: "1.0.0" };
   if (sdk === "2.x") {
     const client = new ModernClient(info, { versionNegotiation: { mode: "auto" } });
     await client.connect(new ModernHttp(new URL(url), options));
-    onTestFinished(() => client.close());
+    atEnd(() => client.close());
     expect(client.getNegotiatedProtocolVersion()).toBe("2026-07-28");
     return {
       server: client.getServerVersion(),
@@ -70,7 +81,7 @@ async function connect(sdk: Sdk, { url }: { url: string }, key?: string): Promis
   }
   const client = new OlderClient(info);
   await client.connect(new OlderHttp(new URL(url), options));
-  onTestFinished(() => client.close());
+  atEnd(() => client.close());
   return {
     server: client.getServerVersion(),
     instructions: client.getInstructions(),
@@ -140,12 +151,16 @@ describe.each(SDKS)("to a client of SDK %s", (sdk) => {
       () => "answered",
       () => "cancelled",
     );
+    await expect.poll(() => other.call("waiting")).toBe("1");
     const steps: string[] = [];
-    const onprogress = ({ progress, message }: { progress: number; message?: string | undefined }) =>
-      void steps.push(`${progress} ${message}`);
+    const run = randomUUID();
+    const onprogress = ({ progress, message }: { progress: number; message?: string | undefined }) => {
+      steps.push(`${progress} ${message}`);
+      void other.call("heard", { run, step: progress });
+    };
     const words = Array.from({ length: 20 }, (_, at) => `word ${at}`);
     const [done, ...said] = await Promise.all([
-      client.call("steps", {}, { onprogress }),
+      client.call("steps", { run }, { onprogress }),
       ...words.map((word) => client.call("echo", { word })),
     ]);
     expect(done).toBe("done");
@@ -162,12 +177,12 @@ describe.each(SDKS)("to a client of SDK %s", (sdk) => {
     const pid = await client.call("pid");
     await expect(client.call("die")).rejects.toThrow(/the server process ended with exit code 7.*started again/);
     expect(await client.call("farewell")).toBe("farewell");
-    await delay(200);
+    await expect.poll(() => metric(server, "mcp_children")).toBe("0");
     const next = await client.call("pid");
     expect(next).not.toBe(pid);
     process.kill(Number(next), "SIGKILL");
-    await expect.poll(() => isAlive(Number(next))).toBe(false);
-    await delay(50);
+    await expect.poll(() => metric(server, "mcp_children")).toBe("0");
+    expect(isAlive(Number(next))).toBe(false);
     expect(await client.call("echo", { word: "on" })).toBe("on");
     await expect.poll(() => metric(server, "mcp_children")).toBe("1");
   });
@@ -180,23 +195,27 @@ test.each(["auto", "legacy"] as const)("over WebSocket, too (%s version)", async
   expect(client.getNegotiatedProtocolVersion()).toBe(mode === "auto" ? "2026-07-28" : "2025-11-25");
   expect(client.getServerVersion()).toMatchObject({ name: "older" });
   const reports: number[] = [];
-  const onprogress = ({ progress }: { progress: number }) => void reports.push(progress);
-  expect(await client.callTool({ name: "steps", arguments: {} }, { onprogress })).toMatchObject({
+  const run = randomUUID();
+  const onprogress = ({ progress }: { progress: number }) => {
+    reports.push(progress);
+    void client.callTool({ name: "heard", arguments: { run, step: progress } });
+  };
+  expect(await client.callTool({ name: "steps", arguments: { run } }, { onprogress })).toMatchObject({
     content: [{ text: "done" }],
   });
   expect(reports).toEqual([1, 2, 3]);
   const cancel = new AbortController();
-  const cancelled = async () => Number(textOf(await client.callTool({ name: "cancelled", arguments: {} })));
-  const before = await cancelled();
+  const count = async (name: string) => Number(textOf(await client.callTool({ name, arguments: {} })));
+  const before = await count("cancelled");
   const call = client.callTool({ name: "wait", arguments: {} }, { signal: cancel.signal });
   const outcome = call.then(
     () => "answered",
     () => "cancelled",
   );
-  await delay(50);
+  await expect.poll(() => count("waiting")).toBe(1);
   cancel.abort();
   expect(await outcome).toBe("cancelled");
-  await expect.poll(cancelled).toBe(before + 1);
+  await expect.poll(() => count("cancelled")).toBe(before + 1);
 });
 
 test("what would need the command's own session is not offered, and refused", async () => {
@@ -206,12 +225,14 @@ test("what would need the command's own session is not offered, and refused", as
   await expect(client.setLoggingLevel("debug")).rejects.toThrow(/not found|not support/);
 });
 
-describe("callers", () => {
-  test("are let in by their keys, and have a process each", async () => {
-    const server = await serving(OLDER, [], WITH_KEYS);
-    await expect(connect("1.x", server, "wrong")).rejects.toThrow(/Authentication required/);
-    const [ada, bob] = [await connect("1.x", server, KEYS[0]), await connect("2.x", server, KEYS[1])];
-    const again = await connect("2.x", server, KEYS[0]);
+// Each has a server of its own, or leaves the shared one to others, and waits for processes most of the time.
+describe.concurrent("callers", () => {
+  test("are let in by their keys, and have a process each", async (its) => {
+    const { expect } = its;
+    const server = await serving(its, OLDER, [], WITH_KEYS);
+    await expect(connect("1.x", server, "wrong", its)).rejects.toThrow(/Authentication required/);
+    const [ada, bob] = [await connect("1.x", server, KEYS[0], its), await connect("2.x", server, KEYS[1], its)];
+    const again = await connect("2.x", server, KEYS[0], its);
     const [first, second, third] = await Promise.all([ada.call("pid"), bob.call("pid"), again.call("pid")]);
     expect(second).not.toBe(first);
     expect(third).toBe(first);
@@ -222,9 +243,10 @@ describe("callers", () => {
     expect(JSON.stringify(server.events)).not.toMatch(/key-of-/);
   });
 
-  test("beyond the limit get the process of one who is idle, or are told to wait", async () => {
-    const server = await serving(OLDER, ["--max-children", "1"], WITH_KEYS);
-    const [ada, bob] = [await connect("1.x", server, KEYS[0]), await connect("2.x", server, KEYS[1])];
+  test("beyond the limit get the process of one who is idle, or are told to wait", async (its) => {
+    const { expect } = its;
+    const server = await serving(its, OLDER, ["--max-children", "1"], WITH_KEYS);
+    const [ada, bob] = [await connect("1.x", server, KEYS[0], its), await connect("2.x", server, KEYS[1], its)];
     const first = Number(await ada.call("pid"));
     expect(Number(await bob.call("pid"))).not.toBe(first);
     await expect.poll(() => isAlive(first)).toBe(false);
@@ -240,18 +262,20 @@ describe("callers", () => {
   });
 });
 
-describe("a process", () => {
-  test("has an environment of PATH and what is named", async () => {
-    const server = await serving(OLDER, ["--env", "TOKEN", "--env", "MODE=fast"], { ...WITH_KEYS, TOKEN: "hush" });
-    const client = await connect("1.x", server, KEYS[0]);
+describe.concurrent("a process", () => {
+  test("has an environment of PATH and what is named", async (its) => {
+    const { expect } = its;
+    const server = await serving(its, OLDER, ["--env", "TOKEN", "--env", "MODE=fast"], { ...WITH_KEYS, TOKEN: "hush" });
+    const client = await connect("1.x", server, KEYS[0], its);
     const environment = JSON.parse(await client.call("env")) as Record<string, string>;
     expect(environment).toEqual({ PATH: process.env.PATH, TOKEN: "hush", MODE: "fast" });
     expect(JSON.stringify(server.events)).not.toContain("hush");
   });
 
-  test("without a call is ended, and started for the next one", async () => {
-    const server = await serving(OLDER, ["--idle-seconds", "1"]);
-    const client = await connect("2.x", server);
+  test("without a call is ended, and started for the next one", async (its) => {
+    const { expect } = its;
+    const server = await serving(its, OLDER, ["--idle-seconds", "1"]);
+    const client = await connect("2.x", server, undefined, its);
     const pid = Number(await client.call("pid"));
     await expect.poll(() => isAlive(pid)).toBe(false);
     await expect.poll(() => metric(server, "mcp_children")).toBe("0");
@@ -260,19 +284,21 @@ describe("a process", () => {
     expect(server.events).not.toContainEqual(expect.objectContaining({ level: "warn" }));
   });
 
-  test("may write what is no message, and asks nobody back", async () => {
+  test("may write what is no message, and asks nobody back", async (its) => {
+    const { expect } = its;
     const server = older();
-    const client = await connect("2.x", server);
+    const client = await connect("2.x", server, undefined, its);
     expect(await client.call("noise")).toBe("quiet again");
     expect(await client.call("ask")).toMatch(/does not support/);
     const said = expect.objectContaining({ event: "child.said", stream: "stderr", line: "a line for the log" });
     await expect.poll(() => server.events).toContainEqual(said);
   });
 
-  test("that does not start again is tried less and less often, and callers are told", async () => {
-    const marker = join(await temporaryDirectory(), "marker");
-    const server = await serving([...OLDER, "once", marker]);
-    const client = await connect("1.x", server);
+  test("that does not start again is tried less and less often, and callers are told", async (its) => {
+    const { expect } = its;
+    const marker = join(await temporaryDirectory(its.onTestFinished), "marker");
+    const server = await serving(its, [...OLDER, "once", marker]);
+    const client = await connect("1.x", server, undefined, its);
     const answers: string[] = [];
     for (let at = 0; at < 3; at++) answers.push(await client.call("pid").catch(String));
     expect(answers.join("\n")).toMatch(/could not be started; the log has the details/);
@@ -283,9 +309,10 @@ describe("a process", () => {
     expect((times[2] ?? 0) - (times[1] ?? 0)).toBeGreaterThan(450);
   });
 
-  test("goes with the server, after its calls have been answered", async () => {
-    const server = await serving(OLDER);
-    const client = await connect("2.x", server);
+  test("goes with the server, after its calls have been answered", async (its) => {
+    const { expect } = its;
+    const server = await serving(its, OLDER);
+    const client = await connect("2.x", server, undefined, its);
     const pid = Number(await client.call("pid"));
     const call = client.call("slow");
     await expect.poll(() => metric(server, "mcp_active_connections")).not.toBe("0");
@@ -295,20 +322,20 @@ describe("a process", () => {
     expect(isAlive(pid)).toBe(false);
   });
 
-  test("that outlasts the grace is killed, and its caller told", async () => {
-    const server = await serving(OLDER, [], { SHUTDOWN_GRACE_SECONDS: "0" });
-    const client = await connect("2.x", server);
+  test("that outlasts the grace is killed, and its caller told", async (its) => {
+    const { expect } = its;
+    const server = await serving(its, OLDER, [], { SHUTDOWN_GRACE_SECONDS: "0" });
+    const client = await connect("2.x", server, undefined, its);
     const pid = Number(await client.call("pid"));
     const call = client.call("wait").catch(String);
-    await expect.poll(() => metric(server, "mcp_active_connections")).not.toBe("0");
-    await delay(100);
+    await expect.poll(() => client.call("waiting")).toBe("1");
     expect(await server.stop()).toBe(0);
     expect(await call).toMatch(/the server process was ended by SIGKILL/);
     expect(isAlive(pid)).toBe(false);
   });
 });
 
-describe("a command that cannot be served", () => {
+describe.concurrent("a command that cannot be served", () => {
   const outcome = async (...args: string[]) => {
     const env = { PATH: process.env.PATH, PORT: "0", METRICS_PORT: "0" };
     const child = spawn(process.execPath, [ENTRY, ...args], { env, stdio: ["ignore", "pipe", "pipe"] });
@@ -331,11 +358,11 @@ describe("a command that cannot be served", () => {
     expect(read).not.toThrow(/secret/);
   });
 
-  test.each<[string[], number, RegExp]>([
+  test.for<[string[], number, RegExp]>([
     [[], 2, /the command to serve is missing\.\nUsage: serve-stdio/],
     [["--", "no-such-command-anywhere"], 1, /could not be started \(ENOENT\).*Run it by hand/],
     [["--", "false"], 1, /can be served: the server process ended with exit code 1/],
-  ])("%j ends the process", async (args, code, message) => {
+  ])("%j ends the process", async ([args, code, message], { expect }) => {
     const result = await outcome(...args);
     expect(result.output).toMatch(message);
     expect(result.code).toBe(code);

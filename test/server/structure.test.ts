@@ -14,12 +14,12 @@ const importsOf = (path: string) =>
 
 /** Rooms from the bottom up; what stands higher may use what stands lower, or beside it. */
 const LEVELS: [RegExp, number][] = [
-  [/^(config|icons)\.ts$/, 0],
+  [/^(config|icons|compile-cache)\.ts$/, 0],
   [/^services\//, 1],
   [/^(tools|prompts|resources)\//, 2],
-  [/^(auth|observability|mcp|proxy)\//, 3],
+  [/^(auth|limits|observability|mcp|proxy)\//, 3],
   [/^(app|openapi)\.ts$/, 4],
-  [/^(main|http|stdio|stdio-server|serve-stdio|worker|run|shutdown|compile-cache)\.ts$/, 5],
+  [/^(main|http|stdio|stdio-server|serve-stdio|stdio-over-http|worker|run|shutdown)\.ts$/, 5],
 ];
 const levelOf = (path: string) => LEVELS.find(([pattern]) => pattern.test(path))?.[1];
 
@@ -83,7 +83,9 @@ describe("the image", () => {
     const [uid, gid] = last("USER")?.split(":") ?? [];
     const compiling = instructions.find((line) => line.includes(COMPILED));
     expect(compiling).toContain(`setpriv --reuid=${uid} --regid=${gid} `);
-    for (const entry of ["main.ts", "stdio.ts"]) expect(compiling).toContain(`node ${entry} `);
+    const entries = sources.filter((path) => text(path).startsWith('import "./compile-cache.ts";'));
+    expect(entries.toSorted()).toEqual(["main.ts", "serve-stdio.ts", "stdio.ts"]);
+    for (const entry of entries) expect(compiling).toMatch(new RegExp(`(node |in |")${entry} `));
     expect(compiling).toMatch(
       /&& chown -R 0:0 node_modules\/\.cache\b.*&& chmod -R u=rwX,go=rX node_modules\/\.cache$/,
     );

@@ -11,6 +11,7 @@ import { buildCore } from "../../server/app.ts";
 import { LOCAL_CALLER } from "../../server/auth/authenticate.ts";
 import { parseEnvironment } from "../../server/config.ts";
 import { serveConnection } from "../../server/mcp/connection.ts";
+import type { AtEnd } from "../infra/cli/server-process.ts";
 import { PipeClientTransport } from "./pipe-client.ts";
 import { listening, quickSources, temporaryDirectory, testApp } from "./running-app.ts";
 import { WebSocketClientTransport, websocketUrl } from "./websocket-client.ts";
@@ -23,20 +24,20 @@ export interface Reachable {
 
 type Env = Record<string, string>;
 
-async function overHttp(env: Env = {}): Promise<Reachable> {
-  const server = await testApp(env);
+async function overHttp(env: Env = {}, atEnd: AtEnd = onTestFinished): Promise<Reachable> {
+  const server = await testApp(env, undefined, {}, atEnd);
   return { transport: new ModernHttp(await listening(server)), workspace: server.config.WORKSPACE_PATH };
 }
 
-async function overWebSocket(env: Env = {}): Promise<Reachable> {
-  const server = await testApp(env);
+async function overWebSocket(env: Env = {}, atEnd: AtEnd = onTestFinished): Promise<Reachable> {
+  const server = await testApp(env, undefined, {}, atEnd);
   const transport = new WebSocketClientTransport(websocketUrl(await listening(server)));
   return { transport, workspace: server.config.WORKSPACE_PATH };
 }
 
 /** The stdio transport over pipes of this process; the entry itself is tested as a process, in process.test.ts. */
-async function overStdio(env: Env = {}): Promise<Reachable> {
-  const workspace = await temporaryDirectory();
+async function overStdio(env: Env = {}, atEnd: AtEnd = onTestFinished): Promise<Reachable> {
+  const workspace = await temporaryDirectory(atEnd);
   const config = parseEnvironment({ WORKSPACE_PATH: workspace, ...env });
   const { protocol, services } = await buildCore({ config, log: pino({ level: "silent" }), sources: quickSources() });
   const [input, output] = [new PassThrough(), new PassThrough()];
@@ -46,14 +47,14 @@ async function overStdio(env: Env = {}): Promise<Reachable> {
     caller: LOCAL_CALLER,
     onerror: () => {},
   });
-  onTestFinished(async () => {
+  atEnd(async () => {
     services.commands.killAllNow();
     await served.close();
   });
   return { transport: new PipeClientTransport(output, input), workspace };
 }
 
-export const transports: Readonly<Record<string, (env?: Env) => Promise<Reachable>>> = {
+export const transports: Readonly<Record<string, (env?: Env, atEnd?: AtEnd) => Promise<Reachable>>> = {
   HTTP: overHttp,
   stdio: overStdio,
   WebSocket: overWebSocket,
@@ -75,18 +76,18 @@ export interface ConnectedClient {
 /** A connected client that speaks that version. `prepare` may give it handlers before it says what it can do. */
 export async function connect(
   [transport, era]: readonly [string, Era],
-  { env = {}, capabilities = {}, prepare }: ConnectOptions = {},
+  { env = {}, capabilities = {}, prepare, atEnd = onTestFinished }: ConnectOptions = {},
 ): Promise<ConnectedClient> {
   const reach = transports[transport];
   if (reach === undefined) throw new Error(`There is no transport ${transport}.`);
-  const { transport: way, workspace } = await reach(env);
+  const { transport: way, workspace } = await reach(env, atEnd);
   const client = new ModernClient(
     { name: "test-client", version: "1.0.0" },
     { versionNegotiation: { mode: era === "2026-07-28" ? { pin: era } : "legacy" }, capabilities },
   );
   prepare?.(client);
   await client.connect(way);
-  onTestFinished(() => client.close());
+  atEnd(() => client.close());
   return { client, workspace };
 }
 
@@ -94,4 +95,5 @@ interface ConnectOptions {
   env?: Env;
   capabilities?: NonNullable<ConstructorParameters<typeof ModernClient>[1]>["capabilities"] & object;
   prepare?: (client: ModernClient) => void;
+  atEnd?: AtEnd;
 }

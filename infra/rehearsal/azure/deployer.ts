@@ -5,5 +5,6 @@ export const DEPLOYER = {
   tenantId: guidOf("tenant"),
   subscriptionId: guidOf("subscription"),
   objectId: guidOf("deployer"),
-  clientId: guidOf("deployer's application"),
+  // The Azure CLI's own, in whose name it acts: a person deploys.
+  clientId: "04b07795-8ddb-461a-bbee-02f9e1bf7b46",
 } as const;

@@ -2,7 +2,7 @@ import type { FakeAzure } from "../azure/azure.ts";
 import { CLUSTER } from "../azure/containers.ts";
 import { DEPLOYER } from "../azure/deployer.ts";
 import { ROLE } from "../azure/roles.ts";
-import { type Fault, kubernetesError } from "../cloud-error.ts";
+import { kubernetesError } from "../cloud-error.ts";
 import type { CloudRequest, Created } from "../cloud-request.ts";
 import { at, bytesOf, guidOf, hexOf, isProperties, objectAt, type Properties, textAt, textMapAt } from "../values.ts";
 import { KIND_OF_GROUP, knowledgeOf, notPlainData } from "./charts.ts";
@@ -11,7 +11,6 @@ import { type HelmRelease, type KubernetesObject, workloadOf } from "./objects.t
 import { restrictedViolations } from "./pod-security.ts";
 import { checkSchema, invalid } from "./schemas.ts";
 import { checkSemantics } from "./semantics.ts";
-import { verifyCluster } from "./verify.ts";
 
 const RELEASE = "kubernetes:helm.sh/v3:Release";
 const CHART = "kubernetes:helm.sh/v4:Chart";
@@ -97,10 +96,6 @@ export class FakeKubernetes {
     if (gone.kind !== "Namespace") return;
     for (const [key, other] of this.#objects) if (other.namespace === gone.name) this.#objects.delete(key);
     for (const [key, other] of this.#releases) if (other.namespace === gone.name) this.#releases.delete(key);
-  }
-
-  verify(): Fault[] {
-    return verifyCluster(this, this.#azure);
   }
 
   /** Every object, in the order of creation. */

@@ -19,10 +19,11 @@ import {
   ToolListChangedNotificationSchema,
 } from "@modelcontextprotocol/sdk/types.js";
 import { createMcpHandler, fromJsonSchema, McpServer } from "@modelcontextprotocol/server";
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, type TestContext, test } from "vitest";
 import { CHECKOUT } from "../../../infra/cli/checkout.ts";
 import { EXIT } from "../../../infra/cli/cli-error.ts";
 import { runProgram } from "../../../infra/cli/program.ts";
+import { endMarked, isRunning, sleepMark } from "../../server/running-processes.ts";
 import { recordingTerminal } from "./recording-terminal.ts";
 import { sharedServer, startAgain, startServer, temporaryDirectory } from "./server-process.ts";
 
@@ -37,6 +38,9 @@ const INFO = { name: "test-client", version: "1.0.0" };
 /** For tests that do not end it: one that lets everybody in, and one that wants a key. */
 const open = sharedServer();
 const locked = sharedServer(WITH_KEY);
+
+/** What belongs to one test, of which several run at the same time. */
+type Its = Pick<TestContext, "expect" | "onTestFinished">;
 
 interface CallResult {
   readonly isError?: boolean | undefined;
@@ -62,6 +66,7 @@ interface BridgedClient {
 const SDKS = ["1.x", "2.x"] as const;
 
 async function bridged(
+  its: Its,
   sdk: (typeof SDKS)[number],
   url: string,
   args: readonly string[] = [],
@@ -83,7 +88,7 @@ async function bridged(
     const client = new ModernClient(INFO, { versionNegotiation: { mode: "auto" } });
     const transport = new ModernStdio(parameters);
     listen(transport);
-    onTestFinished(() => client.close());
+    its.onTestFinished(() => client.close());
     await client.connect(transport);
     return {
       version: client.getNegotiatedProtocolVersion(),
@@ -94,7 +99,7 @@ async function bridged(
       said: () => said,
     };
   }
-  const { client, transport } = await olderClient(parameters);
+  const { client, transport } = await olderClient(its, parameters);
   listen(transport);
   return {
     version: undefined,
@@ -107,7 +112,11 @@ async function bridged(
   };
 }
 
-async function olderClient(parameters: ConstructorParameters<typeof OlderStdio>[0], capabilities = {}) {
+async function olderClient(
+  { onTestFinished }: Its,
+  parameters: ConstructorParameters<typeof OlderStdio>[0],
+  capabilities = {},
+) {
   const client = new OlderClient(INFO, { capabilities });
   const transport = new OlderStdio(parameters);
   onTestFinished(() => client.close());
@@ -115,28 +124,21 @@ async function olderClient(parameters: ConstructorParameters<typeof OlderStdio>[
   return { client, transport };
 }
 
-async function headerFile(...lines: string[]): Promise<string> {
-  const path = join(await temporaryDirectory(), "server.headers");
+async function headerFile({ onTestFinished }: Its, ...lines: string[]): Promise<string> {
+  const path = join(await temporaryDirectory(onTestFinished), "server.headers");
   await writeFile(path, lines.join("\n"), { mode: 0o600 });
   return path;
 }
 
 const stdoutOf = (result: CallResult) => (result.structuredContent as { stdout?: string } | undefined)?.stdout;
 
-/** Resolves when that many commands run on the server. */
-async function commandsRun(metricsUrl: string, wanted: number): Promise<void> {
-  const running = async () => {
-    const answer = await fetch(new URL("/health/detailed", metricsUrl));
-    return ((await answer.json()) as { commands: { running: number } }).commands.running;
-  };
-  await expect.poll(running, { timeout: 10_000 }).toBe(wanted);
-}
-
-describe.each(SDKS)("a stdio client of SDK %s", (sdk) => {
-  test("lists and calls the tools of a server that wants a key", async () => {
+// Most of the time is spent waiting for processes to start and to find one another again.
+describe.concurrent.each(SDKS)("a stdio client of SDK %s", (sdk) => {
+  test("lists and calls the tools of a server that wants a key", async (its) => {
+    const { expect } = its;
     const server = locked();
-    const file = await headerFile("# the key of dev", "", `Authorization: Bearer ${KEY}`);
-    const client = await bridged(sdk, server.url, ["--header-file", file]);
+    const file = await headerFile(its, "# the key of dev", "", `Authorization: Bearer ${KEY}`);
+    const client = await bridged(its, sdk, server.url, ["--header-file", file]);
     if (sdk === "2.x") expect(client.version).toBe("2026-07-28");
     expect(await client.listTools()).toContain("execute_command");
     const results = await Promise.all(
@@ -147,11 +149,15 @@ describe.each(SDKS)("a stdio client of SDK %s", (sdk) => {
     expect(client.said()).not.toContain(KEY);
   });
 
-  test("does not notice that the server was killed and started again, but for the call that it died under", async () => {
-    const server = await startServer();
-    const client = await bridged(sdk, server.url);
-    const killed = client.call("execute_command", { command: "sleep 30" }).then(String, String);
-    await commandsRun(server.metricsUrl, 1);
+  test("does not notice that the server was killed and started again, but for the call that it died under", async (its) => {
+    const { expect } = its;
+    const server = await startServer({}, undefined, its.onTestFinished);
+    const client = await bridged(its, sdk, server.url);
+    const mark = sleepMark();
+    // Where a command outlives its server, too.
+    its.onTestFinished(() => endMarked(mark));
+    const killed = client.call("execute_command", { command: `sleep ${mark}` }).then(String, String);
+    await expect.poll(() => isRunning(mark)).toBe(true);
     await server.stop("SIGKILL");
     expect(await killed).toMatch(/broke.*execute_command may have done its work, so it was not called again/);
     const calls = [
@@ -159,48 +165,57 @@ describe.each(SDKS)("a stdio client of SDK %s", (sdk) => {
       client.call("execute_command", { command: "echo after" }),
       client.call("system_info"),
     ] as const;
-    await startAgain(server);
+    await startAgain(server, its.onTestFinished);
     const [tools, after] = await Promise.all(calls);
     expect(tools).toContain("system_info");
     expect(stdoutOf(after)).toBe("after\n");
     expect(client.said()).toMatch(/; trying again\.[\s\S]*The server answers again/);
   });
 
-  test("cancels a call on the server", async () => {
+  test("cancels a call on the server", async (its) => {
+    const { expect } = its;
     const server = open();
-    const client = await bridged(sdk, server.url);
+    const client = await bridged(its, sdk, server.url);
     const cancel = new AbortController();
-    const call = client.call("execute_command", { command: "sleep 86400" }, { signal: cancel.signal });
+    const mark = sleepMark();
+    const call = client.call("execute_command", { command: `sleep ${mark}` }, { signal: cancel.signal });
     const outcome = call.then(
       () => "answered",
       () => "cancelled",
     );
-    await commandsRun(server.metricsUrl, 1);
+    await expect.poll(() => isRunning(mark)).toBe(true);
     cancel.abort();
     expect(await outcome).toBe("cancelled");
-    await commandsRun(server.metricsUrl, 0);
+    await expect.poll(() => isRunning(mark)).toBe(false);
     expect(stdoutOf(await client.call("execute_command", { command: "echo on" }))).toBe("on\n");
   });
 
-  test("ends its bridge by going away", async () => {
+  test("ends its bridge by going away", async (its) => {
+    const { expect } = its;
     const server = open();
-    const client = await bridged(sdk, server.url);
+    const client = await bridged(its, sdk, server.url);
     const { pid } = client;
     await client.close();
     await expect.poll(() => isAlive(pid ?? 0)).toBe(false);
   });
 
-  test("reads in the answer that the key is wrong", async () => {
+  test("reads in the answer that the key is wrong", async (its) => {
+    const { expect } = its;
     const server = locked();
-    const file = await headerFile("Authorization: Bearer not-the-key");
-    await expect(bridged(sdk, server.url, ["--header-file", file])).rejects.toThrow(
+    const file = await headerFile(its, "Authorization: Bearer not-the-key");
+    await expect(bridged(its, sdk, server.url, ["--header-file", file])).rejects.toThrow(
       /does not take the key \(HTTP 401\); see to the header Authorization in --header/,
     );
   });
 });
 
 /** The bridge as a process, spoken to line by line. */
-async function raw(url: string, args: readonly string[] = [], env: Record<string, string> = {}) {
+async function raw(
+  { expect, onTestFinished }: Its,
+  url: string,
+  args: readonly string[] = [],
+  env: Record<string, string> = {},
+) {
   const child: ChildProcess = spawn(process.execPath, [COMMAND, "bridge", url, ...args], {
     env: { PATH: process.env.PATH, ...env },
     stdio: "pipe",
@@ -230,7 +245,7 @@ async function raw(url: string, args: readonly string[] = [], env: Record<string
     send: (message: object) => child.stdin?.write(`${JSON.stringify(message)}\n`),
     /** Resolves with the answer to the request of that id. */
     async answer(id: number | string) {
-      await expect.poll(() => messages().some((message) => message.id === id), { timeout: 10_000 }).toBe(true);
+      await expect.poll(() => messages().some((message) => message.id === id)).toBe(true);
       return messages().find((message) => message.id === id) as { result?: object; error?: { message: string } };
     },
   };
@@ -248,18 +263,19 @@ const modern = (id: number, method: string, params: object = {}) => ({
   params: { ...params, _meta: META },
 });
 
-describe("a subscription", () => {
-  test("outlives the server, and says after that what it is about may have changed", async () => {
-    const server = await startServer();
-    const bridge = await raw(server.url);
+describe.concurrent("a subscription", () => {
+  test("outlives the server, and says after that what it is about may have changed", async (its) => {
+    const { expect } = its;
+    const server = await startServer({}, undefined, its.onTestFinished);
+    const bridge = await raw(its, server.url);
     const uri = "workspace:///notes.txt";
     bridge.send(modern(7, "subscriptions/listen", { notifications: { resourceSubscriptions: [uri] } }));
     const heard = (method: string) => bridge.messages().filter((message) => message.method === method);
     await expect.poll(() => heard("notifications/subscriptions/acknowledged")).toHaveLength(1);
     await server.stop("SIGKILL");
-    await startAgain(server);
+    await startAgain(server, its.onTestFinished);
     await expect
-      .poll(() => heard("notifications/resources/updated"), { timeout: 10_000 })
+      .poll(() => heard("notifications/resources/updated"))
       .toMatchObject([{ params: { uri, _meta: { "io.modelcontextprotocol/subscriptionId": 7 } } }]);
     expect(heard("notifications/subscriptions/acknowledged")).toHaveLength(1);
     bridge.child.stdin?.end();
@@ -268,7 +284,11 @@ describe("a subscription", () => {
 });
 
 /** A server of this test's own on HTTP. */
-async function serve(handle: (request: IncomingMessage, response: ServerResponse) => void, port = 0) {
+async function serve(
+  { onTestFinished }: Its,
+  handle: (request: IncomingMessage, response: ServerResponse) => void,
+  port = 0,
+) {
   const server = createServer(handle).listen(port, "127.0.0.1");
   await once(server, "listening");
   const stop = async () => {
@@ -280,8 +300,11 @@ async function serve(handle: (request: IncomingMessage, response: ServerResponse
   return { url: `http://127.0.0.1:${address.port}/mcp`, port: address.port, stop };
 }
 
-/** A server of the older era with sessions in memory, as most are, which are gone when it starts again. */
-function sessionful(seen: string[]) {
+/**
+ * A server of the older era with sessions in memory, as most are, which are gone when it starts again. `heard` is the
+ * progress that its client has been told of.
+ */
+function sessionful(seen: string[], heard: readonly number[] = []) {
   const sessions = new Map<string, StreamableHTTPServerTransport>();
   return async (request: IncomingMessage, response: ServerResponse) => {
     const id = request.headers["mcp-session-id"];
@@ -312,7 +335,7 @@ function sessionful(seen: string[]) {
         const params = { progressToken: token, progress, total: 3 };
         await extra.sendNotification({ method: "notifications/progress", params });
         // The 1.x client drops progress that comes together with the result.
-        await setTimeout(20);
+        while (!heard.includes(progress)) await setTimeout(5);
       }
       return { content: [{ type: "text", text: "counted" }] };
     });
@@ -329,31 +352,34 @@ function sessionful(seen: string[]) {
   };
 }
 
-describe("a server of the older era with sessions", () => {
+describe.concurrent("a server of the older era with sessions", () => {
   const capabilities = { elicitation: {} };
-  const start = async () => {
+  const start = async (its: Its) => {
     const seen: string[] = [];
-    const server = await serve(sessionful(seen));
+    const heard: number[] = [];
+    const server = await serve(its, sessionful(seen, heard));
     const { client } = await olderClient(
+      its,
       { command: process.execPath, args: [COMMAND, "bridge", server.url], stderr: "ignore" },
       capabilities,
     );
     client.setRequestHandler(ElicitRequestSchema, () => ({ action: "accept", content: { name: "Ada" } }));
-    return { seen, server, client };
+    return { seen, heard, server, client };
   };
   const hello = { content: [{ type: "text", text: "Hello Ada" }] };
 
-  test("can ask the client back, and report progress", async () => {
-    const { client } = await start();
+  test("can ask the client back, and report progress", async (its) => {
+    const { expect } = its;
+    const { client, heard } = await start(its);
     expect(await client.callTool({ name: "ask" })).toMatchObject(hello);
-    const heard: number[] = [];
     const onprogress = ({ progress }: { progress: number }) => void heard.push(progress);
     await client.callTool({ name: "count" }, undefined, { onprogress });
     expect(heard).toEqual([1, 2, 3]);
   });
 
-  test("that has forgotten the session gets it anew, with what the client had set up", async () => {
-    const { seen, server, client } = await start();
+  test("that has forgotten the session gets it anew, with what the client had set up", async (its) => {
+    const { expect } = its;
+    const { seen, server, client } = await start(its);
     await client.subscribeResource({ uri: "test://one" });
     await client.subscribeResource({ uri: "test://two" });
     await client.unsubscribeResource({ uri: "test://one" }).catch(() => {});
@@ -364,7 +390,7 @@ describe("a server of the older era with sessions", () => {
     expect(seen).toEqual(["initialized", "subscribe test://one", "subscribe test://two"]);
     await server.stop();
     const after: string[] = [];
-    await serve(sessionful(after), server.port);
+    await serve(its, sessionful(after), server.port);
     expect(await client.callTool({ name: "ask" })).toMatchObject(hello);
     expect(after).toEqual(["initialized", "subscribe test://one", "subscribe test://two"]);
     expect(changed).toBe(1);
@@ -377,8 +403,9 @@ const placeSchema = {
   properties: { place: { type: "object", properties: { region } } },
 } as const;
 
-describe("arguments that a server wants as headers", () => {
-  test("are sent as headers, whether the client has listed the tools or not", async () => {
+describe.concurrent("arguments that a server wants as headers", () => {
+  test("are sent as headers, whether the client has listed the tools or not", async (its) => {
+    const { expect } = its;
     const handler = toNodeHandler(
       createMcpHandler(() => {
         const server = new McpServer({ name: "regional", version: "1" });
@@ -393,11 +420,11 @@ describe("arguments that a server wants as headers", () => {
       }),
     );
     const headers: unknown[] = [];
-    const { url } = await serve((request, response) => {
+    const { url } = await serve(its, (request, response) => {
       headers.push(request.headers["mcp-param-region"]);
       void handler(request, response);
     });
-    const bridge = await raw(url);
+    const bridge = await raw(its, url);
     const call = (id: number, region: string) =>
       bridge.send(modern(id, "tools/call", { name: "where", arguments: { place: { region } } }));
     call(1, "north");
@@ -408,7 +435,7 @@ describe("arguments that a server wants as headers", () => {
   });
 });
 
-describe("what a server answers", () => {
+describe.concurrent("what a server answers", () => {
   const initialize = {
     jsonrpc: "2.0",
     id: 1,
@@ -416,7 +443,8 @@ describe("what a server answers", () => {
     params: { protocolVersion: "2025-06-18", capabilities: {}, clientInfo: INFO },
   };
 
-  test("that is no answer of the protocol's becomes one to the client", async () => {
+  test("that is no answer of the protocol's becomes one to the client", async (its) => {
+    const { expect } = its;
     const html = { "content-type": "text/html" };
     const answers: [number, Record<string, string>, string, RegExp][] = [
       [404, html, "<h1>no</h1>", /no MCP endpoint at this URL \(HTTP 404\)/],
@@ -430,11 +458,11 @@ describe("what a server answers", () => {
       ],
     ];
     let at = 0;
-    const { url } = await serve((_request, response) => {
+    const { url } = await serve(its, (_request, response) => {
       const [status, headers, body] = answers[at] ?? [500, {}, ""];
       response.writeHead(status, headers).end(body);
     });
-    const bridge = await raw(url);
+    const bridge = await raw(its, url);
     for (const [, , , message] of answers) {
       bridge.send({ ...initialize, id: at });
       expect((await bridge.answer(at)).error?.message).toMatch(message);
@@ -442,9 +470,10 @@ describe("what a server answers", () => {
     }
   });
 
-  test("that it is overloaded is waited out as long as it asks for", async () => {
+  test("that it is overloaded is waited out as long as it asks for", async (its) => {
+    const { expect } = its;
     const times: number[] = [];
-    const { url } = await serve((_request, response) => {
+    const { url } = await serve(its, (_request, response) => {
       times.push(performance.now());
       if (times.length === 1) response.writeHead(503, { "retry-after": "1" }).end();
       else {
@@ -453,24 +482,26 @@ describe("what a server answers", () => {
         response.end(JSON.stringify({ jsonrpc: "2.0", id: 1, result }));
       }
     });
-    const bridge = await raw(url);
+    const bridge = await raw(its, url);
     bridge.send(initialize);
     expect(await bridge.answer(1)).toMatchObject({ result: { protocolVersion: "2025-06-18" } });
     expect((times[1] ?? 0) - (times[0] ?? 0)).toBeGreaterThan(950);
   });
 
-  test("nothing for as long as the patience lasts", async () => {
-    const { url, stop } = await serve(() => {});
+  test("nothing for as long as the patience lasts", async (its) => {
+    const { expect } = its;
+    const { url, stop } = await serve(its, () => {});
     await stop();
-    const bridge = await raw(url, ["--patience", "1"]);
+    const bridge = await raw(its, url, ["--patience", "1"]);
     bridge.send(initialize);
     expect((await bridge.answer(1)).error?.message).toMatch(/cannot be reached \(ECONNREFUSED\)/);
   });
 
-  test("that the key is wrong is taken back once the header file has the new key", async () => {
+  test("that the key is wrong is taken back once the header file has the new key", async (its) => {
+    const { expect } = its;
     const server = locked();
-    const file = await headerFile("Authorization: Bearer the-old-key");
-    const bridge = await raw(server.url, ["--header-file", file]);
+    const file = await headerFile(its, "Authorization: Bearer the-old-key");
+    const bridge = await raw(its, server.url, ["--header-file", file]);
     bridge.send(initialize);
     expect((await bridge.answer(1)).error?.message).toContain("HTTP 401");
     await writeFile(file, `Authorization: Bearer ${KEY}\n`);
@@ -480,15 +511,16 @@ describe("what a server answers", () => {
   });
 });
 
-describe("what a client sends", () => {
-  test("lines that are no messages are dropped, and ids that are under way refused", async () => {
+describe.concurrent("what a client sends", () => {
+  test("lines that are no messages are dropped, and ids that are under way refused", async (its) => {
+    const { expect } = its;
     const server = open();
-    const bridge = await raw(server.url);
+    const bridge = await raw(its, server.url);
     bridge.child.stdin?.write("not json\n\n[]\n");
     const call = modern(1, "tools/call", { name: "execute_command", arguments: { command: "sleep 0.5" } });
     bridge.send(call);
     bridge.send(call);
-    await expect.poll(bridge.messages, { timeout: 10_000 }).toHaveLength(2);
+    await expect.poll(bridge.messages).toHaveLength(2);
     expect(bridge.messages()).toMatchObject([
       { id: 1, error: { code: -32600 } },
       { id: 1, result: {} },
@@ -496,24 +528,25 @@ describe("what a client sends", () => {
   });
 });
 
-describe("the key", () => {
-  test.each<[string, string[], Record<string, string>]>([
+describe.concurrent("the key", () => {
+  test.for<[string, string[], Record<string, string>]>([
     ["--key-env", ["--key-env", "DEV_KEY"], { DEV_KEY: KEY }],
     // biome-ignore lint/suspicious/noTemplateCurlyInString: as it stands in a client's configuration
     ["--header with a variable", ["--header", "Authorization:Bearer ${DEV_KEY}"], { DEV_KEY: KEY }],
     ["--header", ["--header", `Authorization: Bearer ${KEY}`], {}],
-  ])("comes by %s", async (_how, args, env) => {
+  ])("comes by %s", async ([, args, env], its) => {
+    const { expect } = its;
     const server = locked();
-    const bridge = await raw(server.url, args, env);
+    const bridge = await raw(its, server.url, args, env);
     bridge.send(modern(1, "tools/list"));
     expect(await bridge.answer(1)).toHaveProperty("result.tools");
     expect(bridge.said()).not.toContain(KEY);
   });
 });
 
-describe("a command line that cannot be", () => {
+describe.concurrent("a command line that cannot be", () => {
   const secret = "hush-hush";
-  test.each<[string[], RegExp]>([
+  test.for<[string[], RegExp]>([
     [["ftp://mcp.example.com"], /"ftp:\/\/mcp\.example\.com" is no http:\/\/ or https:\/\/ URL/],
     [[`https://me:${secret}@mcp.example.com/mcp`], /The URL has a user or a password in it/],
     [["https://x.example/mcp", "--header", secret], /--header is no header; write it as NAME:VALUE/],
@@ -526,7 +559,7 @@ describe("a command line that cannot be", () => {
     [["http://x.example/mcp", "--header", `a:${secret}`], /plain http on another machine.*--allow-http/],
     [["https://x.example/mcp", "--patience", "long"], /give whole seconds/],
     [[], /missing required argument 'url'/],
-  ])("%j", async (args, message) => {
+  ])("%j", async ([args, message], { expect }) => {
     const terminal = recordingTerminal();
     expect(await runProgram(["bridge", ...args], terminal)).toBe(EXIT.usage);
     expect(terminal.text()).toMatch(message);

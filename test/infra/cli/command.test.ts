@@ -3,9 +3,9 @@ import { existsSync } from "node:fs";
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, test } from "vitest";
 import { CHECKOUT } from "../../../infra/cli/checkout.ts";
-import { freePorts } from "../../../infra/cli/local-process.ts";
+import type { AtEnd } from "./server-process.ts";
 
 interface Run {
   readonly child: ChildProcess;
@@ -16,9 +16,9 @@ interface Run {
 }
 
 /** The command, as npm starts it, with a temporary directory and a rehearsal directory of its own. */
-async function start(...args: string[]): Promise<Run & { directory: string }> {
+async function start(onTestFinished: AtEnd, ...args: string[]): Promise<Run & { directory: string }> {
   const directory = await mkdtemp(join(tmpdir(), "mcp-command-test-"));
-  const child = spawn(process.execPath, [join(CHECKOUT, "infra/cli/main.ts"), ...args], {
+  const child = spawn(process.execPath, [join(CHECKOUT, "infra/cli/mcp-aks.js"), ...args], {
     cwd: CHECKOUT,
     env: { PATH: process.env.PATH, TMPDIR: directory, MCP_AKS_REHEARSALS: join(directory, "rehearsals") },
     stdio: ["ignore", "pipe", "pipe"],
@@ -49,30 +49,34 @@ async function start(...args: string[]): Promise<Run & { directory: string }> {
   return { child, directory, exit, says, text: () => text };
 }
 
-describe("the command", () => {
-  test("tells what there is, with examples and exit codes", async () => {
-    const run = await start("--help");
+// Most of the time is spent waiting for the command.
+describe.concurrent("the command", () => {
+  test("tells what there is, with examples and exit codes", async ({ expect, onTestFinished }) => {
+    const run = await start(onTestFinished, "--help");
     expect(await run.exit).toBe(0);
     for (const command of ["rehearse", "plan", "render", "connect", "Exit codes"])
       expect(run.text()).toContain(command);
   });
 
-  test.each([
+  test.for<[string[], RegExp]>([
     [["rehears"], /unknown command 'rehears'[\s\S]*Did you mean rehearse/],
     [["plan", "prd"], /There is no stack "prd"; did you mean prod\?/],
     [["rehearse", "dev", "--port", "eighty"], /"eighty" is no port/],
     [["plan", "dev", "prod"], /too many arguments/],
     [["plan", "../dev"], /There is no stack "\.\.\/dev"/],
-  ])("%j ends with 2 and says what to do, without a stack trace", async (args, message) => {
-    const run = await start(...args);
-    expect(await run.exit).toBe(2);
-    expect(run.text()).toMatch(message);
-    expect(run.text()).not.toMatch(/\n\s+at /);
-  });
+  ])(
+    "%j ends with 2 and says what to do, without a stack trace",
+    async ([args, message], { expect, onTestFinished }) => {
+      const run = await start(onTestFinished, ...args);
+      expect(await run.exit).toBe(2);
+      expect(run.text()).toMatch(message);
+      expect(run.text()).not.toMatch(/\n\s+at /);
+    },
+  );
 
-  test.each(["main.ts", "mcp-aks.js"])(
+  test.for(["main.ts", "mcp-aks.js"])(
     "%s under an older Node says which one it needs, and how to get it",
-    async (entry) => {
+    async (entry, { expect }) => {
       // Node 20 cannot run main.ts at all; what a Node that can would say is seen by another version in its place.
       const older = 'Object.defineProperty(process, "versions", { value: { ...process.versions, node: "22.18.0" } })';
       const args = [
@@ -86,23 +90,24 @@ describe("the command", () => {
     },
   );
 
-  test("writes no colours into a pipe", async () => {
-    const run = await start("connect");
+  test("writes no colours into a pipe", async ({ expect, onTestFinished }) => {
+    const run = await start(onTestFinished, "connect");
     await run.exit;
     expect(run.text()).not.toContain("\u001B");
   });
 });
 
+// One after the other: a rehearsal is busy from its start to its end, and two at once only take each other's time.
 describe("rehearse", () => {
-  test("--check plans, starts, uses and ends the server, and leaves nothing", async () => {
-    const run = await start("rehearse", "dev", "--check", "--port", "0");
+  test("--check plans, starts, uses and ends the server, and leaves nothing", async ({ expect, onTestFinished }) => {
+    const run = await start(onTestFinished, "rehearse", "dev", "--check", "--port", "0");
     expect(await run.exit, run.text()).toBe(0);
     expect(run.text()).toContain("All is well with stack dev");
     expect(await readdir(run.directory)).toEqual([]);
   });
 
-  test("serves until it is interrupted, tells others where, and leaves nothing", async () => {
-    const run = await start("rehearse", "staging", "--port", "0");
+  test("serves until it is interrupted, tells others where, and leaves nothing", async ({ expect, onTestFinished }) => {
+    const run = await start(onTestFinished, "rehearse", "staging", "--port", "0");
     await run.says("Serving.");
     const files = join(run.directory, "rehearsals");
     const state = JSON.parse(await readFile(join(files, "staging.json"), "utf8"));
@@ -139,13 +144,17 @@ describe("rehearse", () => {
     expect(existsSync(files) ? await readdir(files) : []).toEqual([]);
   });
 
-  test("a port that is taken ends it with the port's number and the way out, and leaves nothing", async () => {
-    const { http } = await freePorts();
-    const first = await start("rehearse", "dev", "--port", String(http));
+  test("a port that is taken ends it with the port's number and the way out, and leaves nothing", async ({
+    expect,
+    onTestFinished,
+  }) => {
+    const first = await start(onTestFinished, "rehearse", "dev", "--port", "0");
     await first.says("Serving.");
-    const second = await start("rehearse", "staging", "--check", "--port", String(http));
+    const { url } = JSON.parse(await readFile(join(first.directory, "rehearsals/dev.json"), "utf8"));
+    const { port } = new URL(url);
+    const second = await start(onTestFinished, "rehearse", "staging", "--check", "--port", port);
     expect(await second.exit).toBe(1);
-    expect(second.text()).toMatch(new RegExp(`Port ${http}.*is in use by another program.*--port`));
+    expect(second.text()).toMatch(new RegExp(`Port ${port}.*is in use by another program.*--port`));
     expect(await readdir(second.directory)).toEqual([]);
     first.child.kill("SIGTERM");
     expect(await first.exit).toBe(0);

@@ -20,6 +20,13 @@ const outputs = {
   ideConfigs: ideConfigs(target),
 };
 
+const entra = {
+  tenantId: "11111111-1111-1111-1111-111111111111",
+  clientId: "22222222-2222-2222-2222-222222222222",
+  ideClientId: "33333333-3333-3333-3333-333333333333",
+  scopes: ["api://22222222-2222-2222-2222-222222222222/Mcp.Read"],
+};
+
 let directory: string;
 beforeEach(async () => {
   directory = await realpath(await mkdtemp(join(tmpdir(), "mcp-connect-test-")));
@@ -37,7 +44,8 @@ async function pulumiSays(script: string): Promise<void> {
   await writeFile(join(bin, "pulumi"), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
   vi.stubEnv("PATH", bin + delimiter + process.env.PATH);
 }
-const pulumiHasDeployed = () => pulumiSays(`cat <<'OUTPUTS'\n${JSON.stringify(outputs)}\nOUTPUTS`);
+const pulumiHasDeployed = (deployed: object = outputs) =>
+  pulumiSays(`cat <<'OUTPUTS'\n${JSON.stringify(deployed)}\nOUTPUTS`);
 
 async function run(...args: string[]) {
   const terminal = recordingTerminal();
@@ -60,6 +68,43 @@ describe("connect", () => {
     expect(JSON.parse(stdout)).toEqual(ideConfig("cursor", target).content);
     expect(text).toContain("export MCP_DEV_API_KEY=");
     expect(text).toContain(outputs.apiKey.command);
+  });
+
+  test("configures a login where the stack has one, and then speaks of no key", async () => {
+    await pulumiHasDeployed({ ...outputs, entra });
+    const { code, stdout, text } = await run("claude-code", "--deployed");
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout).mcpServers["mcp-dev"]).toEqual({
+      type: "http",
+      url: target.url,
+      oauth: { clientId: entra.ideClientId },
+    });
+    expect(text).toContain("log in by /mcp");
+    expect(text).not.toContain("az keyvault");
+  });
+
+  test("--key is by the key all the same, and refused where the stack takes none", async () => {
+    await pulumiHasDeployed({ ...outputs, entra });
+    const { stdout, text } = await run("claude-code", "--deployed", "--key");
+    expect(JSON.parse(stdout)).toEqual(ideConfig("claude-code", target).content);
+    expect(text).toContain(outputs.apiKey.command);
+  });
+
+  test("a stack that takes no keys says so, and what to do", async () => {
+    const { apiKey: _, ...keyless } = outputs;
+    await pulumiHasDeployed({ ...keyless, entra });
+    const { code, text } = await run("vscode", "--deployed", "--key");
+    expect(code).toBe(2);
+    expect(text).toMatch(/Stack dev takes no keys.*"entra".*Leave out --key/);
+    expect((await run("vscode", "--deployed")).code).toBe(0);
+  });
+
+  test("this checkout's bridge does not log in, and says what does", async () => {
+    await pulumiHasDeployed({ ...outputs, entra });
+    const { code, text } = await run("zed", "--deployed", "--bridge", "local");
+    expect(code).toBe(2);
+    expect(text).toMatch(/does not log in; add --key, or leave out --bridge/);
+    expect((await run("zed", "--deployed", "--bridge", "local", "--key")).code).toBe(0);
   });
 
   test("--write merges into the project's file, and a second time changes nothing", async () => {

@@ -7,6 +7,7 @@ import { describe, expect, onTestFinished, test } from "vitest";
 import { deployedServer, localServer } from "../../../infra/cli/deployed-server.ts";
 import { drive } from "../../../infra/cli/drive.ts";
 import { waitForProbe } from "../../../infra/cli/kubelet.ts";
+import { credentialOf, localIdentity } from "../../../infra/cli/local-identity.ts";
 import { assertPortIsFree, freePorts, startServer } from "../../../infra/cli/local-process.ts";
 import { Steps } from "../../../infra/cli/terminal.ts";
 import { KEY, serverObjects } from "./planned-objects.ts";
@@ -65,6 +66,31 @@ describe("on this machine", () => {
     });
     expect(local.url).toBe("http://127.0.0.1:8080/mcp");
     expect(local.differences.join("\n")).toMatch(/127\.0\.0\.1[\s\S]*load balancers[\s\S]*\/workspace is a temporary/);
+  });
+
+  test("it looks for Entra where the stand-in is, and for no keys in a vault that there is not", () => {
+    const data = { AUTH_MODE: "entra,api-key", API_KEYS_SECRET: "mcp-api-keys", KEY_VAULT_URL: "https://kv.example" };
+    const server = deployedServer(serverObjects({ data }));
+    const authority = "http://127.0.0.1:1234/";
+    const local = localServer(server, { key: KEY, authority, volumes: "/volumes" });
+    expect(local.environment.AZURE_AUTHORITY_HOST).toBe(authority);
+    expect(local.environment).not.toHaveProperty("API_KEYS_SECRET");
+    expect(local.environment).not.toHaveProperty("AZURE_CLIENT_ID");
+    expect(local.differences.join("\n")).toMatch(/no register of keys[\s\S]*AZURE_AUTHORITY_HOST alone/);
+  });
+
+  test("its callers are those of its AUTH_MODE, and a server open to all is none to rehearse", async () => {
+    const byKey = await localIdentity({ AUTH_MODE: "api-key" }, "dev");
+    expect(byKey).toMatchObject({ key: expect.stringMatching(/^mcp_dev_/) });
+    expect(byKey.tokens).toBeUndefined();
+    const ids = { ENTRA_TENANT_ID: "t", ENTRA_CLIENT_ID: "c", OAUTH_CLIENT_ID: "i" };
+    const both = await localIdentity({ AUTH_MODE: "entra,api-key", ...ids }, "dev");
+    onTestFinished(() => both.close());
+    expect(credentialOf(both)).toEqual({ kind: "key", value: both.key });
+    const { key: _, ...byToken } = both;
+    expect(credentialOf(byToken)).toEqual({ kind: "token", value: both.tokens?.admin });
+    expect(new Set(Object.values(both.tokens ?? {})).size).toBe(3);
+    await expect(localIdentity({ AUTH_MODE: "none" }, "dev")).rejects.toThrow(/AUTH_MODE is none/);
   });
 
   test("none of the user's own variables reach it", () => {

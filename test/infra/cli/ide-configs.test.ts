@@ -3,11 +3,56 @@ import { configPath, type Machine, printConfig } from "../../../infra/cli/config
 import { BRIDGE, CLIENTS, ideConfig, ideConfigs, keyVariable } from "../../../infra/ide-configs.ts";
 
 const target = { name: "mcp-dev", url: "https://mcp-dev.example.com/mcp" };
+const login = {
+  tenantId: "11111111-1111-1111-1111-111111111111",
+  clientId: "22222222-2222-2222-2222-222222222222",
+  ideClientId: "33333333-3333-3333-3333-333333333333",
+  scopes: ["api://22222222-2222-2222-2222-222222222222/Mcp.Read"],
+};
 const withFile = { ...target, headerFile: "/home/ada/.mcp-on-aks/mcp-dev.headers" };
 
 describe("each client's configuration, as its file holds it", () => {
   test.each(CLIENTS)("%s", (client) => {
     expect(printConfig(ideConfig(client, withFile))).toMatchSnapshot();
+  });
+});
+
+describe("each client's configuration by login, as its file holds it", () => {
+  test.each(CLIENTS)("%s", (client) => {
+    expect(printConfig(ideConfig(client, { ...withFile, login }))).toMatchSnapshot();
+  });
+});
+
+test("where people log in, no configuration speaks of a key, and each says how to log in", () => {
+  for (const client of CLIENTS) {
+    const config = ideConfig(client, { ...target, login });
+    expect(config).toMatchObject({ signIn: "login" });
+    expect(config.keyVariable ?? config.headerFile).toBeUndefined();
+    expect(JSON.stringify([config.content, config.link ?? ""])).not.toMatch(/authorization|bearer|_API_KEY/i);
+    expect(config.howto.at(-1)).toMatch(/log in/i);
+  }
+});
+
+test("a key takes the login's place where it is asked for, by a bridge where the client would not send it", () => {
+  for (const client of CLIENTS) {
+    const beside = ideConfig(client, { ...withFile, login, byKey: true });
+    expect(beside.signIn).toBe("key");
+    const alone = ideConfig(client, withFile).content;
+    // Cursor ignores headers where the server offers a login.
+    if (client === "cursor") expect(JSON.stringify(beside.content)).toContain(BRIDGE);
+    else expect(beside.content).toEqual(alone);
+  }
+});
+
+test("links to a server where people log in carry ids and no more", () => {
+  const vscode = decodeURIComponent(
+    ideConfig("vscode", { ...target, login }).link?.replace("vscode:mcp/install?", "") ?? "",
+  );
+  expect(JSON.parse(vscode)).toEqual({ name: "mcp-dev", type: "http", url: target.url });
+  const cursor = new URL(ideConfig("cursor", { ...target, login }).link ?? "");
+  expect(JSON.parse(Buffer.from(cursor.searchParams.get("config") ?? "", "base64").toString())).toEqual({
+    url: target.url,
+    auth: { CLIENT_ID: login.ideClientId, scopes: [...login.scopes, "offline_access"] },
   });
 });
 

@@ -2,14 +2,41 @@ import fc from "fast-check";
 import { parse as parseJsonc, stripComments } from "jsonc-parser";
 import { parse as parseToml, stringify as printToml } from "smol-toml";
 import { describe, expect, test } from "vitest";
+import { mergeConfig, printConfig } from "../../../infra/cli/config-file.ts";
 import { mergeJson } from "../../../infra/cli/merge-json.ts";
 import { mergeToml } from "../../../infra/cli/merge-toml.ts";
-import { ideConfig } from "../../../infra/ide-configs.ts";
+import { CLIENTS, ideConfig } from "../../../infra/ide-configs.ts";
 
 const target = { name: "mcp-dev", url: "https://mcp-dev.example.com/mcp" };
 const vscode = ideConfig("vscode", target).content;
 const cursor = ideConfig("cursor", target).content;
 const codex = ideConfig("codex", target).content;
+
+describe("from key to login and back", () => {
+  const login = { tenantId: "t", clientId: "c", ideClientId: "ide", scopes: ["api://c/Mcp.Read"] };
+
+  test.each(CLIENTS)("%s keeps nothing of the other way in its entry", (client) => {
+    const [byKey, byLogin] = [ideConfig(client, target), ideConfig(client, { ...target, login })];
+    expect(mergeConfig(printConfig(byKey), byLogin).replace(/,\s*"inputs"[\s\S]*/, "")).not.toMatch(
+      /bearer|header-file|API_KEY/i,
+    );
+    const back = mergeConfig(printConfig(byLogin), byKey);
+    expect(back).not.toMatch(/"ide"|oauth/);
+    expect(mergeConfig(back, byKey)).toBe(back);
+  });
+
+  test("headers of one's own stay", () => {
+    const before = JSON.stringify({
+      mcpServers: { "mcp-dev": { url: target.url, headers: { authorization: "Bearer x", "X-Team": "a" } } },
+    });
+    const { content } = ideConfig("cursor", { ...target, login });
+    expect(JSON.parse(mergeJson(before, content)).mcpServers["mcp-dev"]).toEqual({
+      url: target.url,
+      headers: { "X-Team": "a" },
+      auth: { CLIENT_ID: "ide", scopes: ["api://c/Mcp.Read", "offline_access"] },
+    });
+  });
+});
 
 describe("merging into JSON with comments", () => {
   test("an empty file and one of comments alone get the configuration and keep the comments", () => {

@@ -17,8 +17,11 @@ export interface ServerProcess {
   stop(signal?: NodeJS.Signals): Promise<number | null>;
 }
 
-/** Has `end` called when what was made is needed no more. */
-type AtEnd = (end: () => Promise<void>) => void;
+/**
+ * Has `end` called when what was made is needed no more. Tests that run at the same time as others give the
+ * `onTestFinished` of their own context: Vitest's global one cannot tell them apart.
+ */
+export type AtEnd = (end: () => Promise<void>) => void;
 
 /** A directory of this test's own, gone when the test has ended. */
 export async function temporaryDirectory(atEnd: AtEnd = onTestFinished): Promise<string> {
@@ -77,8 +80,9 @@ export async function startServer(
 }
 
 /** Starts the server again where one was. */
-export function startAgain(server: ServerProcess, env: Record<string, string> = {}): Promise<ServerProcess> {
-  return startServer({ ...env, PORT: new URL(server.url).port, METRICS_PORT: new URL(server.metricsUrl).port });
+export function startAgain(server: ServerProcess, atEnd?: AtEnd): Promise<ServerProcess> {
+  const ports = { PORT: new URL(server.url).port, METRICS_PORT: new URL(server.metricsUrl).port };
+  return startServer(ports, undefined, atEnd);
 }
 
 /** One server for all tests of a file that leave it as it was. */

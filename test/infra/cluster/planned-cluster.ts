@@ -169,7 +169,7 @@ export async function planCluster(stack: string, config: Record<string, string> 
       image,
       workspace,
       gateway,
-      apiKey,
+      callers: { apiKey, origins: settings.corsOrigins },
       backing: {
         vault,
         jobs: { host: output("sbns-mcp-test.servicebus.windows.net"), queueName: output("mcp-jobs") },

@@ -24,6 +24,9 @@ const server = new McpServer(
 );
 const text = (value: unknown) => ({ content: [{ type: "text" as const, text: String(value) }] });
 let cancelled = 0;
+let waiting = 0;
+/** Reports of progress that the client has told to have heard of: `<run> <step>`. */
+const heard = new Set<string>();
 let calls = 0;
 
 server.registerTool("pid", { description: "who answers" }, () => text(process.pid));
@@ -37,11 +40,14 @@ server.registerTool("structured", { description: "structured", outputSchema: { n
   structuredContent: { n: 1 },
 }));
 server.registerTool("wait", { description: "until it is cancelled" }, async ({ signal }) => {
+  waiting++;
   await delay(86_400_000, undefined, { signal }).catch(() => {
     cancelled++;
   });
+  waiting--;
   return text("cancelled");
 });
+server.registerTool("waiting", { description: "how many wait" }, () => text(waiting));
 server.registerTool("cancelled", { description: "how many were" }, () => text(cancelled));
 server.registerTool("die", { description: "ends the process" }, () => process.exit(7));
 server.registerTool("slow", { description: "takes a second" }, async () => text(await delay(1000, "done")));
@@ -49,7 +55,13 @@ server.registerTool("farewell", { description: "answers and ends the process" },
   setImmediate(() => process.exit(0));
   return text("farewell");
 });
-server.registerTool("steps", { description: "reports progress" }, async (extra) => {
+const run = z.string();
+server.registerTool("heard", { description: "of a step", inputSchema: { run, step: z.number() } }, ({ run, step }) => {
+  heard.add(`${run} ${step}`);
+  return text("noted");
+});
+const steps = { description: "reports progress, and goes on when that was heard", inputSchema: { run } };
+server.registerTool("steps", steps, async ({ run }, extra) => {
   const progressToken = extra._meta?.progressToken;
   for (const progress of [1, 2, 3]) {
     if (progressToken === undefined) break;
@@ -57,7 +69,8 @@ server.registerTool("steps", { description: "reports progress" }, async (extra) 
       method: "notifications/progress",
       params: { progressToken, progress, total: 3, message: `step ${progress}` },
     });
-    await delay(20);
+    // The 1.x client drops progress that comes together with the result.
+    while (!heard.has(`${run} ${progress}`)) await delay(5);
   }
   return text("done");
 });

@@ -1,0 +1,52 @@
+import type { FastifyBaseLogger } from "fastify";
+import type { Config } from "../config.ts";
+import type { SharedStore } from "../services/shared-store.ts";
+import type { Caller } from "../tools/define-tool.ts";
+import { type Authenticate, createAuthenticate } from "./authenticate.ts";
+import type { Entra } from "./entra.ts";
+import { createFailures, type Failures } from "./failures.ts";
+import { createApiKeys } from "./key-sources.ts";
+import { parseAccessPolicy } from "./roles.ts";
+import { createTickets, type Tickets } from "./tickets.ts";
+
+/** Who calls: everything that tells, as the configuration has it. */
+export interface Identity {
+  readonly authenticate: Authenticate;
+  /** Whether what a caller was let in by still holds; asked of connections that stay open. */
+  readonly stillHolds: (caller: Caller) => boolean;
+  readonly tickets: Tickets;
+  readonly failures: Failures;
+  close(): Promise<void>;
+}
+
+interface IdentityOptions {
+  readonly config: Config;
+  readonly log: FastifyBaseLogger;
+  /** Where tickets lie, for every replica. */
+  readonly store: Pick<SharedStore, "put" | "take">;
+  /** Milliseconds since 1970, by which tokens are judged; the machine's clock by default. */
+  readonly now?: (() => number) | undefined;
+  readonly failures?: Failures | undefined;
+}
+
+/** Resolves when keys have been looked for once; rejects when a register in a file cannot be used. */
+export async function createIdentity(options: IdentityOptions): Promise<Identity> {
+  const { config, log, store, failures = createFailures() } = options;
+  const keys = createApiKeys({ config, log });
+  const tickets = createTickets({ store });
+  const [entra] = await Promise.all([entraOf(options), keys.ready]);
+  return {
+    authenticate: createAuthenticate({ mode: config.AUTH_MODE, keys, entra, tickets, failures }),
+    stillHolds: keys.holds,
+    tickets,
+    failures,
+    close: () => keys.close(),
+  };
+}
+
+/** What judges Entra's tokens; loaded only where there are some, since the others need not wait for it. */
+async function entraOf({ config, log, now }: IdentityOptions): Promise<Entra | undefined> {
+  if (config.ENTRA_CLIENT_ID === undefined) return undefined;
+  const { createEntra } = await import("./entra.ts");
+  return createEntra({ config, policy: parseAccessPolicy(config.ACCESS_POLICY), log, ...(now && { now }) });
+}

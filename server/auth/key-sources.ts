@@ -1,0 +1,211 @@
+import { readFile, stat } from "node:fs/promises";
+import type { FastifyBaseLogger } from "fastify";
+import type { Config } from "../config.ts";
+import { azureCredential } from "../services/azure-credential.ts";
+import { type ApiKeys, createKeyRing } from "./api-keys.ts";
+import { EMPTY_REGISTER, parseRegister, RegisterFault, stateOf } from "./key-register.ts";
+import { createKeyUse, type KeyUse, useFile, useTable } from "./key-use.ts";
+
+/** API keys that are reread while the server runs. */
+export interface WatchedApiKeys extends ApiKeys {
+  /** Resolves when the keys have been looked for once; rejects when a register in a file cannot be used at the start. */
+  readonly ready: Promise<void>;
+  /** Looks no more, and writes which keys were last used when. */
+  close(): Promise<void>;
+}
+
+interface ApiKeysOptions {
+  readonly config: Pick<
+    Config,
+    "API_KEY_HASHES" | "API_KEYS_FILE" | "API_KEYS_SECRET" | "KEY_VAULT_URL" | "JOBS_TABLE_ENDPOINT" | "JOBS_TABLE_NAME"
+  >;
+  readonly log: FastifyBaseLogger;
+  /** Time between two looks at the register, instead of the source's own. */
+  readonly intervalMs?: number;
+}
+
+/** A register as it was found. */
+interface Found {
+  /** Another one for another text. */
+  readonly version: string;
+  /** Absent: there is none, and so there are no keys. */
+  readonly text?: string;
+}
+
+/** Where a register is. */
+interface RegisterSource {
+  /** For the log. */
+  readonly place: string;
+  readonly intervalMs: number;
+  /** Whether a server must not start without the register. */
+  readonly required: boolean;
+  /** What is there; undefined: still the version that is known. Rejects when the place cannot be reached. */
+  read(known: string | undefined, signal: AbortSignal): Promise<Found | undefined>;
+}
+
+/**
+ * The keys of the configuration: the deployment's own by their hashes, and those of a register, in a file or in a Key
+ * Vault secret, which is looked at again and again. A register that cannot be read, or is not right in all of it,
+ * changes nothing: the last good one stays, and the log tells, once, that it is so and once that it is over.
+ */
+export function createApiKeys({ config, log, intervalMs }: ApiKeysOptions): WatchedApiKeys {
+  const source = sourceOf(config);
+  const use = useOf(config, log);
+  const ring = createKeyRing({ deployment: config.API_KEY_HASHES, ...(use && { onFound: use.noted }) });
+  const close = async () => use?.close();
+  if (source === undefined) return { find: ring.find, holds: ring.holds, ready: Promise.resolve(), close };
+
+  const ending = new AbortController();
+  let seen: string | undefined;
+  let said = "";
+  /** Whether the register that was last seen has faults. */
+  let refused = false;
+
+  const look = async () => {
+    const found = await source.read(seen, ending.signal);
+    if (found !== undefined) {
+      seen = found.version;
+      refused = true;
+      const register = found.text === undefined ? EMPTY_REGISTER : parseRegister(found.text);
+      refused = false;
+      ring.replace(register);
+      const now = Date.now();
+      const active = register.keys.filter((record) => stateOf(record, now) === "active").length;
+      log.info({ event: "keys.read", register: source.place, keys: register.keys.length, active });
+      said = "";
+    } else if (said.startsWith("unreachable")) {
+      log.info({ event: "keys.reachable", register: source.place });
+      said = refused ? `refused ${seen}` : "";
+    }
+  };
+  const tell = (error: unknown) => {
+    const fault = error instanceof RegisterFault;
+    const state = fault ? `refused ${seen}` : "unreachable";
+    if (state === said) return;
+    said = state;
+    const event = fault ? "keys.refused" : "keys.unreachable";
+    log.error(
+      { event, register: source.place, reason: reasonOf(error) },
+      "The register of keys that was last read stays.",
+    );
+  };
+  const again = () => {
+    if (ending.signal.aborted) return;
+    // A server without any register yet looks sooner.
+    const wait =
+      intervalMs ?? (seen === undefined ? Math.min(FIRST_INTERVAL_MS, source.intervalMs) : source.intervalMs);
+    setTimeout(() => void look().catch(tellUnlessEnding).then(again), wait).unref();
+  };
+  const tellUnlessEnding = (error: unknown) => {
+    if (!ending.signal.aborted) tell(error);
+  };
+
+  const ready = look()
+    .catch((error: unknown) => {
+      if (source.required) throw new Error(`${source.place} cannot be used: ${reasonOf(error)}`, { cause: error });
+      tellUnlessEnding(error);
+    })
+    .then(again);
+  // Whoever awaits it hears of it; nobody has to.
+  ready.catch(() => {});
+  return {
+    find: ring.find,
+    holds: ring.holds,
+    ready,
+    close() {
+      ending.abort();
+      return close();
+    },
+  };
+}
+
+const FIRST_INTERVAL_MS = 5000;
+
+function sourceOf(config: ApiKeysOptions["config"]): RegisterSource | undefined {
+  const { API_KEYS_FILE: file, API_KEYS_SECRET: secret, KEY_VAULT_URL: vault } = config;
+  if (file !== undefined) return registerFile(file);
+  return secret !== undefined && vault !== undefined ? registerSecret(vault, secret) : undefined;
+}
+
+function useOf(config: ApiKeysOptions["config"], log: FastifyBaseLogger): KeyUse | undefined {
+  const {
+    API_KEYS_FILE: file,
+    API_KEYS_SECRET: secret,
+    JOBS_TABLE_ENDPOINT: endpoint,
+    JOBS_TABLE_NAME: table,
+  } = config;
+  if (file !== undefined) return createKeyUse({ write: useFile(file), log });
+  if (secret === undefined || endpoint === undefined || table === undefined) return undefined;
+  return createKeyUse({ write: useTable(endpoint, table), log });
+}
+
+const FILE_INTERVAL_MS = 2000;
+
+/**
+ * A register in a file. Looked at rather than watched: a Secret's or ConfigMap's volume changes by turning a symbolic
+ * link two directories up, and a network share without any notice.
+ */
+function registerFile(path: string): RegisterSource {
+  return {
+    place: `API_KEYS_FILE=${path}`,
+    intervalMs: FILE_INTERVAL_MS,
+    required: true,
+    async read(known) {
+      const { dev, ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true });
+      const version = [dev, ino, size, mtimeNs, ctimeNs].join(" ");
+      // The text may be newer than the version: then it is read once more, which changes nothing.
+      return version === known ? undefined : { version, text: await readFile(path, "utf8") };
+    },
+  };
+}
+
+/** How soon a change to a register in Key Vault holds. `mcp-aks keys` promises it. */
+const SECRET_INTERVAL_MS = 60_000;
+/** Longest that one look may take, retries included. */
+const SECRET_TIMEOUT_MS = 10_000;
+
+/** Of a secret that is not there. */
+const NO_SECRET = "none";
+
+/**
+ * A register in a Key Vault secret. Key Vault knows no conditional GET (its answers have no ETag), so a look is always a
+ * read; a version that is known already goes no further.
+ */
+function registerSecret(vault: string, name: string): RegisterSource {
+  const client = async () => {
+    const { SecretClient } = await import("@azure/keyvault-secrets");
+    const retryOptions = { maxRetries: 2, retryDelayInMs: 300, maxRetryDelayInMs: 3000 };
+    return new SecretClient(vault, await azureCredential(), { retryOptions });
+  };
+  let made: ReturnType<typeof client> | undefined;
+  return {
+    place: `the secret ${name} of ${vault}`,
+    intervalMs: SECRET_INTERVAL_MS,
+    required: false,
+    async read(known, signal) {
+      made ??= client();
+      const secrets = await made;
+      try {
+        const abortSignal = AbortSignal.any([signal, AbortSignal.timeout(SECRET_TIMEOUT_MS)]);
+        const { value = "", properties } = await secrets.getSecret(name, { abortSignal });
+        const version = properties.version ?? "";
+        return version === known ? undefined : { version, text: value };
+      } catch (error) {
+        if (!isNoSecret(error)) throw error;
+        return known === NO_SECRET ? undefined : { version: NO_SECRET };
+      }
+    },
+  };
+}
+
+/** Before the first key was created, there is no secret. A vault that is not there is no answer at all, but a name that does not resolve. */
+function isNoSecret(error: unknown): boolean {
+  return error instanceof Error && "statusCode" in error && error.statusCode === 404;
+}
+
+/** What went wrong, in the words of whoever says it first: no answer of Azure's, nor a register's fault, holds a secret. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const [line = ""] = error.message.split("\n");
+  return line.slice(0, 500);
+}

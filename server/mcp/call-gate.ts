@@ -1,0 +1,253 @@
+import { createHash } from "node:crypto";
+import { ProtocolError, ProtocolErrorCode } from "@modelcontextprotocol/server";
+import { type Access, createAccess } from "../auth/access.ts";
+import { type AccessPolicy, atLeast } from "../auth/roles.ts";
+import { ROLES, type Role } from "../config.ts";
+import type { ToolStatus } from "../observability/metrics.ts";
+import { type Caller, type FacetContext, isUnknown, type Tool, ToolFailure } from "../tools/define-tool.ts";
+import { scopeNeeded } from "./step-up.ts";
+
+/** One call of a tool, before it runs. */
+export interface Entering {
+  readonly tool: Tool;
+  readonly args: unknown;
+  readonly caller: Caller;
+  /** W3C trace id of the request, where it came with one. */
+  readonly traceId?: string | undefined;
+}
+
+/** How a call ended. */
+export interface Left {
+  readonly status: ToolStatus;
+  readonly durationMs: number;
+  /** Bytes of what its caller gets. */
+  readonly bytes: number;
+}
+
+/** A call that may run; told once how it ended. */
+export interface Entered {
+  left(how: Left): void;
+}
+
+/** What stands between callers and tools on every transport: may they, is there room, and is it on record. */
+export interface CallGate {
+  /** The tools that each role may call, in the order of the list. */
+  readonly shown: Readonly<Record<Role, readonly Tool[]>>;
+  /** The tool of that name, if the caller may know of it. */
+  find(caller: Caller, name: string): Tool | undefined;
+  /** What a caller is told of a name that is no tool's, or of a tool that it may not know of: word for word the same. */
+  unknown(caller: Caller, name: string): ProtocolError;
+  /** Lets a call begin, or throws what its caller is told: a {@link CallRefused} or a {@link ProtocolError}. */
+  enter(call: Entering): Entered | Promise<Entered>;
+  /** The scope that the caller's token lacks for that call; undefined when it lacks none, or a scope would not help. */
+  scopeFor(caller: Caller, name: string, args: unknown): string | undefined;
+}
+
+/** A call was not let in; the message says why, and the mend. */
+export class CallRefused extends ToolFailure {
+  /** `argument`: not with these arguments. `limit`: not now. `audit`: not without a record of it. */
+  readonly why: "argument" | "limit" | "audit";
+
+  constructor(why: CallRefused["why"], message: string, output?: Record<string, unknown>) {
+    super(message, output);
+    this.why = why;
+  }
+}
+
+/** Room for a call, or why there is none. */
+export type Admission =
+  | { release(bytes: number): void }
+  | {
+      readonly refused: "tool" | "caller" | "global";
+      readonly what: "calls" | "concurrency" | "bytes";
+      readonly retryAfterSeconds: number;
+    };
+
+/** As far as calls are concerned. */
+export interface CallLimits {
+  admit(caller: Caller, tool: string): Admission | Promise<Admission>;
+}
+
+/** As far as calls are concerned. */
+export interface CallAudit {
+  decided(decision: {
+    decision: "refused" | "denied";
+    reason: string;
+    caller?: Caller;
+    tool?: string;
+    traceId?: string;
+  }): void;
+  /** Throws when the call must not run without a record, and there can be none. */
+  begin(call: {
+    caller: Caller;
+    tool: string;
+    changes: boolean;
+    argumentDigest: string;
+    safeArguments: Record<string, string>;
+    traceId?: string;
+  }): { ended(how: { outcome: ToolStatus | "denied"; durationMs: number }): void };
+}
+
+export interface CallGateOptions {
+  readonly tools: readonly Tool[];
+  readonly policy: AccessPolicy;
+  /** What the facets of calls may depend on. */
+  readonly facetContext: FacetContext;
+  readonly limits?: CallLimits | undefined;
+  readonly audit?: CallAudit | undefined;
+}
+
+/** Nothing has to be told how the call ended. */
+const ENTERED: Entered = Object.freeze({ left() {} });
+
+/** Longest part of a name from the network that a record or a message repeats. */
+const NAME_CHARACTERS = 128;
+
+/**
+ * Composes what a call passes through: the decision on it, the limits, the record of it. It leaves in reverse.
+ *
+ * @throws EnvironmentError when the policy does not fit the tools.
+ */
+export function createCallGate({ tools, policy, facetContext, limits, audit }: CallGateOptions): CallGate {
+  const access = createAccess({ tools, policy, facetContext });
+  const { shown } = access;
+  const byName = (role: Role) => new Map(shown[role].map((tool) => [tool.name, tool]));
+  const known = { reader: byName("reader"), operator: byName("operator"), admin: byName("admin") };
+  const names = (role: Role) => shown[role].map(({ name }) => name).join(", ") || "none";
+  const listed = { reader: names("reader"), operator: names("operator"), admin: names("admin") };
+
+  /** Throws what a caller is told whose call is not granted. */
+  function assertGranted({ tool, args, caller, traceId }: Entering): void {
+    const decision = access.decide(caller, tool, args);
+    if (decision.granted) return;
+    audit?.decided({ decision: "denied", reason: decision.why, caller, tool: tool.name, ...(traceId && { traceId }) });
+    if (decision.why === "hidden") throw unknownTool(tool.name, listed[caller.role]);
+    if (decision.why === "argument") throw new CallRefused("argument", decision.message);
+    throw scopeNeeded(decision.message, decision.scope ?? "");
+  }
+
+  function admitted({ tool, caller, traceId }: Entering, admission: Admission) {
+    if ("release" in admission) return admission;
+    const { refused, what, retryAfterSeconds } = admission;
+    audit?.decided({
+      decision: "refused",
+      reason: `limit:${refused}:${what}`,
+      caller,
+      tool: tool.name,
+      ...(traceId && { traceId }),
+    });
+    throw new CallRefused("limit", limitMessage(tool.name, admission), { limit: refused, what, retryAfterSeconds });
+  }
+
+  function begun({ tool, args, caller, traceId }: Entering, release: (bytes: number) => void): Entered {
+    if (audit === undefined) return { left: ({ bytes }) => release(bytes) };
+    let record: ReturnType<CallAudit["begin"]>;
+    try {
+      record = audit.begin({
+        caller,
+        tool: tool.name,
+        changes: changes(tool, args),
+        argumentDigest: digestOf(args),
+        safeArguments: safeArguments(tool, args, facetContext),
+        ...(traceId && { traceId }),
+      });
+    } catch (cause) {
+      release(0);
+      const refusal = new CallRefused(
+        "audit",
+        `${tool.name} was not run: this server cannot record calls at the moment, and runs none that changes something ` +
+          "without a record. Reading goes on; try again later.",
+      );
+      refusal.cause = cause;
+      throw refusal;
+    }
+    return {
+      left({ status, durationMs, bytes }) {
+        record.ended({ outcome: status, durationMs });
+        release(bytes);
+      },
+    };
+  }
+
+  return {
+    shown,
+    find: (caller, name) => known[caller.role].get(name),
+    unknown(caller, name) {
+      audit?.decided({ decision: "denied", reason: "hidden", caller, tool: name.slice(0, NAME_CHARACTERS) });
+      return unknownTool(name, listed[caller.role]);
+    },
+    enter(call) {
+      assertGranted(call);
+      if (limits === undefined) return audit === undefined ? ENTERED : begun(call, () => {});
+      const enter = (admission: Admission) => {
+        const room = admitted(call, admission);
+        return begun(call, (bytes) => room.release(bytes));
+      };
+      const admission = limits.admit(call.caller, call.tool.name);
+      return admission instanceof Promise ? admission.then(enter) : enter(admission);
+    },
+    scopeFor(caller, name, args) {
+      const tool = known[caller.role].get(name);
+      return tool && scopeIn(access, caller, tool, args);
+    },
+  };
+}
+
+function scopeIn(access: Access, caller: Caller, tool: Tool, args: unknown): string | undefined {
+  const decision = access.decide(caller, tool, args);
+  return decision.granted ? undefined : decision.scope;
+}
+
+function unknownTool(name: string, known: string): ProtocolError {
+  return new ProtocolError(
+    ProtocolErrorCode.InvalidParams,
+    `Unknown tool ${JSON.stringify(name)}; there are ${known}.`,
+  );
+}
+
+function limitMessage(
+  tool: string,
+  { refused, what, retryAfterSeconds }: Exclude<Admission, { release: unknown }>,
+): string {
+  const whose = {
+    tool: `calls of ${tool} by you`,
+    caller: "calls by you",
+    global: "calls to this server",
+  }[refused];
+  const used = {
+    calls: `as many ${whose} as may be made in a while have been made`,
+    concurrency: `as many ${whose} as may run at once are running`,
+    bytes: `the answers to ${whose} have had as many bytes as they may in a while`,
+  }[what];
+  const seconds = Math.max(1, Math.ceil(retryAfterSeconds));
+  return `${tool} was not run: ${used}. Try again in ${seconds} second${seconds === 1 ? "" : "s"}.`;
+}
+
+/** Whether a call may change something, as far as is known before it runs. */
+function changes(tool: Tool, args: unknown): boolean {
+  if (tool.listing.annotations.readOnlyHint) return false;
+  const needed = tool.roleFor?.(args);
+  // A tool that tells its arguments apart by role wants no more of a call that only looks.
+  return needed === undefined || atLeast(needed, CHANGING_ROLE);
+}
+
+const CHANGING_ROLE = ROLES[1];
+
+/** What the tool lets be seen of the arguments. */
+function safeArguments(tool: Tool, args: unknown, context: FacetContext): Record<string, string> {
+  const safe: Record<string, string> = {};
+  for (const [name, facet] of Object.entries(tool.facets?.(args, context) ?? {})) {
+    if (facet === undefined || isUnknown(facet)) continue;
+    safe[name] = typeof facet === "string" ? facet : facet.join(" -> ");
+  }
+  return safe;
+}
+
+/** SHA-256, in hex, of the arguments as JSON with sorted keys: the same arguments are told by the same digest. */
+export function digestOf(args: unknown): string {
+  const json = JSON.stringify(args ?? {}, (_key, value: unknown) => {
+    if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+    return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
+  });
+  return createHash("sha256").update(json).digest("hex");
+}

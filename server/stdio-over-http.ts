@@ -1,0 +1,34 @@
+import { buildListeners, createShared, packageVersion } from "./app.ts";
+import { parseAccessPolicy, policyFault } from "./auth/roles.ts";
+import { createAudit } from "./observability/audit.ts";
+import { readArguments, type ServeArguments, UsageError } from "./proxy/arguments.ts";
+import { createStdioProxy } from "./proxy/stdio-proxy.ts";
+import { run } from "./run.ts";
+
+/* The proxy that serves a stdio MCP server over HTTP, as the command line says. */
+
+const options = readOptions();
+
+await run(async (config, log, stream) => {
+  if (parseAccessPolicy(config.ACCESS_POLICY).tools.size > 0) {
+    throw policyFault(["at tools has rules, and what tools another server has is not known here; leave tools out"]);
+  }
+  const version = packageVersion();
+  const proxy = await createStdioProxy({ ...options, name: config.MCP_SERVER_NAME, version, log });
+  const { metrics } = proxy;
+  const audit = createAudit({ config, log, metrics, version, stream });
+  return {
+    listeners: await buildListeners({ config, log }, { ...proxy, shared: createShared(config, metrics, log), audit }),
+    facts: { command: options.command.program, server: proxy.description().info.name },
+  };
+});
+
+function readOptions(): ServeArguments {
+  try {
+    return readArguments(process.argv.slice(2), process.env);
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    console.error(error.message);
+    process.exit(2);
+  }
+}
