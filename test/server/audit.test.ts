@@ -369,7 +369,12 @@ async function ingestionDouble(
     const body = Buffer.concat(chunks);
     const rows = JSON.parse((request.headers["content-encoding"] === "gzip" ? gunzipSync(body) : body).toString());
     const { status, headers = {} } = answer(uploads.length, rows.length);
-    uploads.push({ path: request.url?.split("?")[0] ?? "", authorization: request.headers.authorization, rows, status });
+    uploads.push({
+      path: request.url?.split("?")[0] ?? "",
+      authorization: request.headers.authorization,
+      rows,
+      status,
+    });
     response.writeHead(status, { "content-type": "application/json", ...headers });
     response.end(
       status === 204 ? undefined : JSON.stringify({ error: { code: "Fault", message: `status ${status}` } }),

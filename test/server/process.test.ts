@@ -151,8 +151,11 @@ describe("a server that is told to end", () => {
 
   test("gives its commands none of the files that its own parent left open", async () => {
     const child = start("main.ts", { WORKSPACE_PATH: await temporaryDirectory(), PORT: "0", METRICS_PORT: "0" }, 3);
-    const [line] = await once(createInterface(child.stdout ?? Readable.from([])), "line");
-    const listening = JSON.parse(String(line)) as Event;
+    let listening: Event = {};
+    for await (const line of createInterface(child.stdout ?? Readable.from([]))) {
+      listening = JSON.parse(line) as Event;
+      if (listening.event === "server.listening") break;
+    }
     const client = await connected(new URL(String(listening.url)));
     const { structuredContent } = await execute(client, "ls /proc/self/fd");
     // The fourth is the directory that ls reads.
