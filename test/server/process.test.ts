@@ -180,8 +180,11 @@ describe.concurrent("a server that is told to end", () => {
       { WORKSPACE_PATH: await temporaryDirectory(its.onTestFinished), PORT: "0", METRICS_PORT: "0" },
       3,
     );
-    const [line] = await once(createInterface(child.stdout ?? Readable.from([])), "line");
-    const listening = JSON.parse(String(line)) as Event;
+    let listening: Event = {};
+    for await (const line of createInterface(child.stdout ?? Readable.from([]))) {
+      listening = JSON.parse(line) as Event;
+      if (listening.event === "server.listening") break;
+    }
     const client = await connected(its, new URL(String(listening.url)));
     const { structuredContent } = await execute(client, "ls /proc/self/fd");
     // The fourth is the directory that ls reads.
