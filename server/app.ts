@@ -199,9 +199,9 @@ export async function buildApp(options: BuildOptions): Promise<App> {
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
   options: Pick<BuildOptions, "config" | "log" | "audit" | "failures" | "now" | "authenticate">,
-  { protocol, metrics, runtime, shared, work, leftAnswers, audit, details }: Served,
+  { protocol, metrics, runtime, shared, work, leftAnswers, audit: trail, details }: Served,
 ): Promise<Listeners> {
-  const { config, log, failures, now } = options;
+  const { config, log, failures, now, audit = trail } = options;
   const readiness = createReadiness();
   const identity = await createIdentity({ config, log, store: shared.store, failures, now });
   const mcp = createStreamableHttp({
@@ -211,7 +211,7 @@ export async function buildListeners(
     tickets: identity.tickets,
     challenge: createChallenge(config),
     refuseForeign: createRefuseForeign(config),
-    audit: options.audit ?? audit,
+    audit,
     limits: shared.limits,
     metrics,
     log,
@@ -249,10 +249,10 @@ export async function buildListeners(
     metrics,
     readiness,
     runtime,
-    details: async () => ({ audit: audit.details(), ...(await details()) }),
+    details: async () => ({ audit: trail.details(), ...(await details()) }),
   });
 
-  return { app, operator, readiness, mcp, work, audit };
+  return { app, operator, readiness, mcp, work, audit: trail };
 }
 
 /** What a caller's own workspace may hold, unless the configuration says otherwise. */

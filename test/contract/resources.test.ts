@@ -141,7 +141,6 @@ describe("plan prod --json holds what the stack is made of", () => {
       "healthUrl",
       "ideConfigs",
       "image",
-      "keyRegister",
       "registryLoginServer",
       "resourceGroup",
     ]);

@@ -143,7 +143,7 @@ describe("pulumi commands", () => {
     "stack init": ["--secrets-provider"],
     "stack output": ["--stack", "--json"],
     "stack rm": ["--stack"],
-    up: ["--stack"],
+    up: ["--stack", "--replace"],
     version: [],
   };
 

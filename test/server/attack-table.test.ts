@@ -62,6 +62,8 @@ beforeAll(async () => {
       config: parseEnvironment({ WORKSPACE_PATH: directory, PORT: "0", METRICS_PORT: "0", ...env }),
       log: pino({ level: "silent" }),
       audit: { decided: (decision) => decisions.push(decision) },
+      // All attacks come from one address, and each is to be looked at.
+      failures: { mayTry: () => 0, failed() {}, succeeded() {} },
       tools: [recorder("look", "reader"), recorder("rule", "admin")],
     });
   const keys = { API_KEY_HASHES: `sha256:${createHash("sha256").update(KEY).digest("hex")}` };
