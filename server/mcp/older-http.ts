@@ -116,7 +116,7 @@ export function createOlderHttp(protocol: Protocol): OlderHttp {
     const exchange = new OlderExchange({
       response: reply.raw,
       caller,
-      extra: { authInfo: authInfoOf(caller, begun?.ran) },
+      extra: { authInfo: authInfoOf(caller, request.headers.traceparent, begun?.ran) },
       batch,
       awaited,
       stream: begun?.stream,

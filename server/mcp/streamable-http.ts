@@ -9,6 +9,7 @@ import type { Tickets } from "../auth/tickets.ts";
 import type { Limits, Verdict } from "../limits/limits.ts";
 import type { Audit } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
+import { traceIdOf } from "../observability/trace-context.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { createListenStreams } from "./listen-streams.ts";
 import { createOlderHttp } from "./older-http.ts";
@@ -81,7 +82,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       cancellable: older.cancellable,
       async goOn(request, reply, caller, { modern, ...begun }) {
         if (!modern) return older.post(request, reply, caller, begun);
-        const auth = authInfoOf(caller, begun.ran);
+        const auth = authInfoOf(caller, request.headers.traceparent, begun.ran);
         await callsOverNode(Object.assign(request.raw, { auth }), reply.raw, request.body);
       },
     });
@@ -120,6 +121,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       address: request.ip,
       method: request.method,
       path: pathOf(request),
+      traceId: traceIdIn(request),
     });
     const header = challenge.header(refusal);
     if (header !== undefined) reply.header("www-authenticate", header);
@@ -141,6 +143,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       address,
       method,
       path: pathOf(request),
+      traceId: traceIdIn(request),
     });
     refuse(reply, 429, TRANSPORT_ERROR, tooMany(verdict));
     return false;
@@ -163,7 +166,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       return refuse(reply, 400, HEADER_MISMATCH, `Header mismatch: ${fault.reason}.`, fault.id);
     }
     reply.hijack();
-    await callsOverNode(Object.assign(request.raw, { auth: authInfoOf(caller) }), reply.raw, body);
+    const auth = authInfoOf(caller, request.headers.traceparent);
+    await callsOverNode(Object.assign(request.raw, { auth }), reply.raw, body);
   };
 
   const plugin = async (app: FastifyInstance) => {
@@ -221,6 +225,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
           address,
           method,
           path: pathOf(request),
+          traceId: traceIdIn(request),
         });
         refuse(reply, 403, TRANSPORT_ERROR, foreign);
         return;
@@ -330,6 +335,11 @@ function credentialsOf(request: FastifyRequest): Credentials {
 /** Without the query, in which careless clients put secrets. */
 const pathOf = ({ url }: FastifyRequest): string => url.split("?", 1)[0] ?? "";
 
+/** The trace id of what is refused: of the header, or else of the message, where that was read. */
+function traceIdIn({ headers, body }: FastifyRequest): string | undefined {
+  return traceIdOf(headers.traceparent) ?? traceIdOf(member(member(member(body, "params"), "_meta"), "traceparent"));
+}
+
 /** The headers by which the 2026-07-28 protocol repeats what is in the body. */
 function protocolHeaders({ headers }: FastifyRequest) {
   return {
@@ -357,6 +367,9 @@ function bodyFault(error: FastifyError, bodyLimit: number): string {
 }
 
 function methodOf(body: unknown): string | undefined {
-  if (typeof body !== "object" || body === null || !("method" in body)) return undefined;
-  return typeof body.method === "string" ? body.method : undefined;
+  const method = member(body, "method");
+  return typeof method === "string" ? method : undefined;
 }
+
+const member = (value: unknown, name: string): unknown =>
+  typeof value === "object" && value !== null ? Reflect.get(value, name) : undefined;
