@@ -9,6 +9,7 @@ import type { Tickets } from "../auth/tickets.ts";
 import type { Limits, Verdict } from "../limits/limits.ts";
 import type { Audit } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
+import { traceIdOf } from "../observability/trace-context.ts";
 import type { LeftAnswers } from "../services/left-answers.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { createListenStreams } from "./listen-streams.ts";
@@ -84,7 +85,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       cancellable: older.cancellable,
       async goOn(request, reply, caller, { modern, ...begun }) {
         if (!modern) return older.post(request, reply, caller, begun);
-        const auth = authInfoOf(caller, begun.ran);
+        const auth = authInfoOf(caller, request.headers.traceparent, begun.ran);
         await callsOverNode(Object.assign(request.raw, { auth }), reply.raw, request.body);
       },
     });
@@ -123,6 +124,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       address: request.ip,
       method: request.method,
       path: pathOf(request),
+      traceId: traceIdIn(request),
     });
     const header = challenge.header(refusal);
     if (header !== undefined) reply.header("www-authenticate", header);
@@ -144,6 +146,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       address,
       method,
       path: pathOf(request),
+      traceId: traceIdIn(request),
     });
     refuse(reply, 429, TRANSPORT_ERROR, tooMany(verdict));
     return false;
@@ -166,7 +169,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       return refuse(reply, 400, HEADER_MISMATCH, `Header mismatch: ${fault.reason}.`, fault.id);
     }
     reply.hijack();
-    await callsOverNode(Object.assign(request.raw, { auth: authInfoOf(caller) }), reply.raw, body);
+    const auth = authInfoOf(caller, request.headers.traceparent);
+    await callsOverNode(Object.assign(request.raw, { auth }), reply.raw, body);
   };
 
   const plugin = async (app: FastifyInstance) => {
@@ -224,6 +228,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
           address,
           method,
           path: pathOf(request),
+          traceId: traceIdIn(request),
         });
         refuse(reply, 403, TRANSPORT_ERROR, foreign);
         return;
@@ -333,6 +338,11 @@ function credentialsOf(request: FastifyRequest): Credentials {
 /** Without the query, in which careless clients put secrets. */
 const pathOf = ({ url }: FastifyRequest): string => url.split("?", 1)[0] ?? "";
 
+/** The trace id of what is refused: of the header, or else of the message, where that was read. */
+function traceIdIn({ headers, body }: FastifyRequest): string | undefined {
+  return traceIdOf(headers.traceparent) ?? traceIdOf(member(member(member(body, "params"), "_meta"), "traceparent"));
+}
+
 /** The headers by which the 2026-07-28 protocol repeats what is in the body. */
 function protocolHeaders({ headers }: FastifyRequest) {
   return {
@@ -360,6 +370,9 @@ function bodyFault(error: FastifyError, bodyLimit: number): string {
 }
 
 function methodOf(body: unknown): string | undefined {
-  if (typeof body !== "object" || body === null || !("method" in body)) return undefined;
-  return typeof body.method === "string" ? body.method : undefined;
+  const method = member(body, "method");
+  return typeof method === "string" ? method : undefined;
 }
+
+const member = (value: unknown, name: string): unknown =>
+  typeof value === "object" && value !== null ? Reflect.get(value, name) : undefined;
