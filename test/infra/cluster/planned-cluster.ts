@@ -176,6 +176,10 @@ export async function planCluster(stack: string, config: Record<string, string> 
         storage: { tableEndpoint: output("https://stmcptestjob.table.core.windows.net/"), tableName: output("jobs") },
         cache: settings.cache && { host: output("amr-mcp-test.eastus2.redis.azure.net"), port: 10_000 },
         telemetry: { connectionString: secret(CONNECTION_STRING) },
+        auditTrail: {
+          endpoint: output("https://dce-mcp-test-x1y2.eastus2-1.ingest.monitor.azure.com"),
+          ruleId: output(`dcr-${"0".repeat(32)}`),
+        },
       },
     },
     { ...inCluster, dependsOn: [keda, envoy] },
