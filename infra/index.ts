@@ -19,6 +19,7 @@ import { KEDA_OPERATOR, Keda } from "./platform/keda.ts";
 import { Logging } from "./platform/logging.ts";
 import { Monitoring } from "./platform/monitoring.ts";
 import { parseSettings, refusePlaceholders } from "./settings.ts";
+import { Alerts } from "./workload/alerts.ts";
 import { ApiKey } from "./workload/api-key.ts";
 import { ServerImage } from "./workload/image.ts";
 import { McpServer } from "./workload/mcp-server.ts";
@@ -108,6 +109,12 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
       backing: { vault, jobs, storage, cache, telemetry, auditTrail },
     },
     { ...inCluster, dependsOn: [keda, envoy] },
+  );
+
+  new Alerts(
+    "alerts",
+    { namespace, apiKeys: authentication.apiKeys, sharedStore: cache !== undefined },
+    { ...inCluster, dependsOn: monitoring },
   );
 
   return stackOutputs({

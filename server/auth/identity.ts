@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from "fastify";
 import type { Config } from "../config.ts";
+import type { Metrics } from "../observability/metrics.ts";
 import type { SharedStore } from "../services/shared-store.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { type Authenticate, createAuthenticate } from "./authenticate.ts";
@@ -22,6 +23,7 @@ export interface Identity {
 interface IdentityOptions {
   readonly config: Config;
   readonly log: FastifyBaseLogger;
+  readonly metrics?: Pick<Metrics, "keysExpire"> | undefined;
   /** Where tickets lie, for every replica. */
   readonly store: Pick<SharedStore, "put" | "take">;
   /** Milliseconds since 1970, by which tokens are judged; the machine's clock by default. */
@@ -31,8 +33,8 @@ interface IdentityOptions {
 
 /** Resolves when keys have been looked for once; rejects when a register in a file cannot be used. */
 export async function createIdentity(options: IdentityOptions): Promise<Identity> {
-  const { config, log, store, failures = createFailures() } = options;
-  const keys = createApiKeys({ config, log });
+  const { config, log, metrics, store, failures = createFailures() } = options;
+  const keys = createApiKeys({ config, log, metrics });
   const tickets = createTickets({ store });
   const [entra] = await Promise.all([entraOf(options), keys.ready]);
   return {

@@ -10,6 +10,7 @@ import { Keda } from "../../../infra/platform/keda.ts";
 import { Logging } from "../../../infra/platform/logging.ts";
 import { Monitoring } from "../../../infra/platform/monitoring.ts";
 import { parseSettings, type Settings } from "../../../infra/settings.ts";
+import { Alerts } from "../../../infra/workload/alerts.ts";
 import { ApiKey } from "../../../infra/workload/api-key.ts";
 import { ServerImage } from "../../../infra/workload/image.ts";
 import { McpServer } from "../../../infra/workload/mcp-server.ts";
@@ -183,6 +184,11 @@ export async function planCluster(stack: string, config: Record<string, string> 
       },
     },
     { ...inCluster, dependsOn: [keda, envoy] },
+  );
+  new Alerts(
+    "alerts",
+    { namespace, apiKeys: settings.authentication.apiKeys, sharedStore: settings.cache !== undefined },
+    { ...inCluster, dependsOn: monitoring },
   );
 
   const [endpoint, healthUrl] = await Promise.all([settle(mcpServer.endpoint), settle(mcpServer.healthUrl)]);
