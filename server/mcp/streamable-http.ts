@@ -2,7 +2,7 @@ import underPressure from "@fastify/under-pressure";
 import { toNodeHandler } from "@modelcontextprotocol/node";
 import { classifyInboundRequest, createMcpHandler } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import type { Authenticate, Authenticated, Credentials, Refusal } from "../auth/authenticate.ts";
+import type { Admitted, Authenticate, Authenticated, Credentials, Refusal } from "../auth/authenticate.ts";
 import type { Challenge } from "../auth/challenge.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
 import type { Tickets } from "../auth/tickets.ts";
@@ -41,7 +41,7 @@ interface StreamableHttpOptions {
   readonly authenticate: Authenticate;
   readonly challenge: Challenge;
   /** Whether what a caller was let in by still holds; asked of connections that stay open. */
-  readonly stillHolds: (caller: Caller) => boolean;
+  readonly stillHolds: (admitted: Admitted) => boolean;
   readonly tickets: Tickets;
   readonly refuseForeign: RefuseForeign;
   readonly audit?: Pick<Audit, "decided"> | undefined;
@@ -63,7 +63,7 @@ const RETRY_AFTER_SECONDS = 5;
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
   const { protocol, log, authenticate, stillHolds, tickets, challenge, refuseForeign } = options;
   const { audit, limits, metrics, bodyLimit, leftAnswers } = options;
-  const callers = new WeakMap<FastifyRequest, Caller>();
+  const admitted = new WeakMap<FastifyRequest, Admitted>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
 
@@ -103,11 +103,12 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     onIdle: tellIdle,
   });
 
-  const callerOf = (request: FastifyRequest): Caller => {
-    const caller = callers.get(request);
-    if (caller === undefined) throw new Error("A request without a caller reached the endpoint.");
-    return caller;
+  const admittedOf = (request: FastifyRequest): Admitted => {
+    const found = admitted.get(request);
+    if (found === undefined) throw new Error("A request without a caller reached the endpoint.");
+    return found;
   };
+  const callerOf = (request: FastifyRequest): Caller => admittedOf(request).caller;
 
   /** Refuses, says how to do better, and puts it on record. */
   const turnAway = (request: FastifyRequest, reply: FastifyReply, refusal: Refusal, caller?: Caller) => {
@@ -190,7 +191,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
         metrics.connectionClosed();
         // What goes over a WebSocket is counted there.
         if (request.ws && reply.raw.statusCode === 200) return;
-        const caller = callers.get(request);
+        const caller = admitted.get(request)?.caller;
         if (caller !== undefined) {
           // The socket has read most bodies with their headers, before anything is known of them; so what the request
           // says of its length counts, where it says something.
@@ -235,7 +236,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       }
       const settle = (outcome: Authenticated) => {
         if ("refusal" in outcome) return turnAway(request, reply, outcome.refusal);
-        callers.set(request, outcome.caller);
+        admitted.set(request, outcome);
         done();
       };
       const outcome = authenticate(credentialsOf(request));
@@ -244,7 +245,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     });
 
     app.addHook("onRequest", (request, reply, done) => {
-      const caller = callers.get(request);
+      const caller = admitted.get(request)?.caller;
       // What needs no caller is not counted.
       if (caller === undefined) return done();
       const verdict = limits.request(caller);
@@ -290,7 +291,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       },
     });
 
-    sockets.route(app, callerOf);
+    sockets.route(app, admittedOf);
 
     app.setErrorHandler((error: FastifyError, request, reply) => {
       const status = error.statusCode ?? 500;
