@@ -136,19 +136,25 @@ const sound: fc.Arbitrary<Message> = fc
     ),
     id: fc.oneof(fc.string(), fc.integer()),
     token: fc.option(fc.oneof(fc.string(), fc.integer()), { nil: undefined }),
+    trace: fc.option(fc.constantFrom("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "x"), {
+      nil: undefined,
+    }),
     capabilities: fc.constantFrom<Json>({}, { roots: {} }, { elicitation: {} }, { sampling: {}, unknown: { x: 1 } }),
     session: fc.constantFrom(undefined, "none", "some"),
     caller: fc.constantFrom(...CALLERS.keys()),
   })
-  .map(({ modern, method, tool, args, id, token, capabilities, session, caller }) => {
+  .map(({ modern, method, tool, args, id, token, trace, capabilities, session, caller }) => {
     const isCall = method === "tools/call";
-    const progress = token !== undefined && { progressToken: token };
+    const extra = {
+      ...(token !== undefined && { progressToken: token }),
+      ...(trace !== undefined && { traceparent: trace }),
+    };
     const envelope = {
       [`${META}protocolVersion`]: NEWEST,
       [`${META}clientCapabilities`]: capabilities,
       [`${META}clientInfo`]: { name: "test", version: "1" },
     };
-    const meta = modern ? { ...envelope, ...progress } : progress || undefined;
+    const meta = modern ? { ...envelope, ...extra } : token !== undefined || trace !== undefined ? extra : undefined;
     const params = {
       ...(meta && { _meta: meta }),
       ...(isCall && { name: tool, ...(args !== undefined && { arguments: args }) }),
@@ -335,8 +341,8 @@ test("each call is on record once, whichever way it goes", async () => {
     ["tool.called", "image", "ok"],
     ["tool.called", "fails", "failed"],
     ["tool.called", "asks", "asked"],
-    ["tool.broken", "breaks", undefined],
     ["tool.called", "breaks", "broken"],
+    ["tool.broken", "breaks", undefined],
   ]);
 });
 
