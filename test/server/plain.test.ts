@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { z } from "zod";
+import { createRecognise } from "../../server/mcp/plain-requests.ts";
 import { mintSession } from "../../server/mcp/session.ts";
 import { definePrompt } from "../../server/prompts/define-prompt.ts";
 import { InputNeeded } from "../../server/tools/client-channel.ts";
@@ -305,6 +306,23 @@ test("sound requests have the same answers on both ways", async () => {
       expect(await answerOf(plain, request)).toEqual(await answerOf(sdk, request));
     }),
     { numRuns: 400, endOnFailure: true },
+  );
+});
+
+test("a trace context makes no request one for the SDK", () => {
+  const recognise = createRecognise(new Set(["tools/call"]));
+  fc.assert(
+    fc.property(sound, fc.constantFrom("header", "_meta"), ({ headers, body }, where) => {
+      const traced = structuredClone(body) as { params: { _meta?: Json } };
+      const { traceparent: _without, ...meta } = traced.params._meta ?? {};
+      const without = recognise({ ...traced, params: { ...traced.params, _meta: meta } }, headers);
+      const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+      traced.params._meta = where === "_meta" ? { ...meta, traceparent } : meta;
+      const traceId = "0af7651916cd43dd8448eb211c80319c";
+      expect(recognise(traced, where === "header" ? { ...headers, traceparent } : headers)).toEqual(
+        without && { ...without, traceId },
+      );
+    }),
   );
 });
 

@@ -251,8 +251,8 @@ describe.concurrent("callers", () => {
     const TRACE = "0af7651916cd43dd8448eb211c80319c";
     const _meta = { traceparent: `00-${TRACE}-b7ad6b7169203331-01` };
     const words = { word: "a secret" };
-    const [ada, bob] = [await connect("1.x", server, KEYS[0], its), await connect("2.x", server, KEYS[1], its)];
-    for (const { raw } of [ada, bob]) {
+    for (const [at, sdk] of (["2.x", "1.x"] as const).entries()) {
+      const { raw } = await connect(sdk, server, KEYS[at], its);
       const call = (name: string) => (raw as ModernClient).callTool({ name, arguments: words, _meta });
       expect(await call("echo")).toMatchObject({ content: [{ text: "a secret" }] });
       expect(await call("echo")).toMatchObject({
