@@ -1,6 +1,6 @@
-import { execFileSync, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, openSync, readFileSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import { mkdtemp, readFile, rename, rm } from "node:fs/promises";
 import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from "node:http";
 import { createServer as createTlsServer } from "node:https";
@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gunzipSync } from "node:zlib";
 import { LogsIngestionClient } from "@azure/monitor-ingestion";
+import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import fc from "fast-check";
 import { pino } from "pino";
 import { Registry } from "prom-client";
@@ -526,9 +527,13 @@ describe("Log Analytics", () => {
 
 describe("a server's process", () => {
   const main = fileURLToPath(new URL("../../server/main.ts", import.meta.url));
+  const command = fileURLToPath(new URL("../../infra/cli/mcp-aks.js", import.meta.url));
 
-  /** Starts a server, waits until it listens, ends it, and gives back what it wrote. */
-  async function life(env: Record<string, string>): Promise<string> {
+  /** Starts a server, waits until it listens, ends it after what is done `during` its life, and gives back what it wrote. */
+  async function life(
+    env: Record<string, string>,
+    during: (url: string, child: ChildProcess) => Promise<void> = async () => {},
+  ): Promise<string> {
     const workspace = await temporaryDirectory();
     const child = spawn(process.execPath, [main], {
       env: { WORKSPACE_PATH: workspace, PORT: "0", METRICS_PORT: "0", SHUTDOWN_GRACE_SECONDS: "10", ...env },
@@ -539,7 +544,8 @@ describe("a server's process", () => {
     child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
       output += chunk;
     });
-    await expect.poll(() => output).toContain("server.listening");
+    await expect.poll(() => output).toMatch(/"server\.listening".*\n/);
+    await during(/"url":"([^"]+)"/.exec(output)?.[1] ?? "", child);
     child.kill("SIGTERM");
     expect(await once(child, "close")).toEqual([0, null]);
     return output;
@@ -563,6 +569,40 @@ describe("a server's process", () => {
       ["audit.ended", "mcp-server-7d9f-x2x4z"],
     ]);
     expect(linesOf(await readFile(path, "utf8"))).toEqual(lines);
+  });
+
+  test("writes a stream that mcp-aks audit verify finds sound, log and all, and not without one of its lines", async () => {
+    const output = await life({}, async (url) => {
+      const client = new Client({ name: "test-client", version: "1.0.0" });
+      await client.connect(new StreamableHTTPClientTransport(new URL(url)));
+      await client.callTool({ name: "system_info", arguments: {} });
+      await client.callTool({ name: "execute_command", arguments: { command: "echo hi" } });
+      await expect(client.callTool({ name: "no_such", arguments: {} })).rejects.toThrow();
+      await client.close();
+    });
+    expect(auditIn(output).map(({ event }) => event)).toEqual([
+      ...["audit.started", "tool.called", "tool.called", "call.denied", "audit.ended"],
+    ]);
+    const verify = (input: string) =>
+      spawnSync(process.execPath, [command, "audit", "verify", "-"], { input, encoding: "utf8" });
+    expect(output).toContain('"event":"server.listening"');
+    expect(verify(output)).toMatchObject({ status: 0, stdout: expect.stringContaining("5 lines") });
+    const without = output.split("\n").filter((line) => !line.includes("execute_command"));
+    expect(verify(without.join("\n")).status).toBe(1);
+  });
+
+  test("opens its file anew at SIGHUP", async () => {
+    const path = join(await temporaryDirectory(), "audit.jsonl");
+    await life({ AUDIT_FILE: path }, async (_url, child) => {
+      // The file is looked at once after a line was written, and not again before the next one: this uses that up.
+      await rename(path, `${path}.1`);
+      await expect.poll(() => existsSync(path), { timeout: 5000 }).toBe(true);
+      await rename(path, `${path}.2`);
+      child.kill("SIGHUP");
+      await expect.poll(() => existsSync(path), { timeout: 5000 }).toBe(true);
+    });
+    expect(linesOf(await readFile(`${path}.1`, "utf8")).map(({ event }) => event)).toEqual(["audit.started"]);
+    expect(linesOf(await readFile(path, "utf8")).map(({ event }) => event)).toEqual(["audit.ended"]);
   });
 
   test("reaches Log Analytics with an identity of its platform's", async () => {

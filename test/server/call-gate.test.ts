@@ -71,7 +71,8 @@ async function gated({
     },
   };
   const audit: CallAudit = {
-    decided: ({ caller, ...decision }) => void decisions.push({ ...decision, subject: caller?.subject }),
+    decided: ({ caller, decision, reason, tool }) =>
+      void decisions.push({ decision, reason, tool, subject: caller?.subject }),
     begin(record) {
       if (refuseRecords && record.changes) throw new Error("the disk is full");
       events.push("begin");

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { z } from "zod";
+import { createRecognise } from "../../server/mcp/plain-requests.ts";
 import { mintSession } from "../../server/mcp/session.ts";
 import { definePrompt } from "../../server/prompts/define-prompt.ts";
 import { InputNeeded } from "../../server/tools/client-channel.ts";
@@ -136,19 +137,25 @@ const sound: fc.Arbitrary<Message> = fc
     ),
     id: fc.oneof(fc.string(), fc.integer()),
     token: fc.option(fc.oneof(fc.string(), fc.integer()), { nil: undefined }),
+    trace: fc.option(fc.constantFrom("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "x"), {
+      nil: undefined,
+    }),
     capabilities: fc.constantFrom<Json>({}, { roots: {} }, { elicitation: {} }, { sampling: {}, unknown: { x: 1 } }),
     session: fc.constantFrom(undefined, "none", "some"),
     caller: fc.constantFrom(...CALLERS.keys()),
   })
-  .map(({ modern, method, tool, args, id, token, capabilities, session, caller }) => {
+  .map(({ modern, method, tool, args, id, token, trace, capabilities, session, caller }) => {
     const isCall = method === "tools/call";
-    const progress = token !== undefined && { progressToken: token };
+    const extra = {
+      ...(token !== undefined && { progressToken: token }),
+      ...(trace !== undefined && { traceparent: trace }),
+    };
     const envelope = {
       [`${META}protocolVersion`]: NEWEST,
       [`${META}clientCapabilities`]: capabilities,
       [`${META}clientInfo`]: { name: "test", version: "1" },
     };
-    const meta = modern ? { ...envelope, ...progress } : progress || undefined;
+    const meta = modern ? { ...envelope, ...extra } : token !== undefined || trace !== undefined ? extra : undefined;
     const params = {
       ...(meta && { _meta: meta }),
       ...(isCall && { name: tool, ...(args !== undefined && { arguments: args }) }),
@@ -302,6 +309,23 @@ test("sound requests have the same answers on both ways", async () => {
   );
 });
 
+test("a trace context makes no request one for the SDK", () => {
+  const recognise = createRecognise(new Set(["tools/call"]));
+  fc.assert(
+    fc.property(sound, fc.constantFrom("header", "_meta"), ({ headers, body }, where) => {
+      const traced = structuredClone(body) as { params: { _meta?: Json } };
+      const { traceparent: _without, ...meta } = traced.params._meta ?? {};
+      const without = recognise({ ...traced, params: { ...traced.params, _meta: meta } }, headers);
+      const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+      traced.params._meta = where === "_meta" ? { ...meta, traceparent } : meta;
+      const traceId = "0af7651916cd43dd8448eb211c80319c";
+      expect(recognise(traced, where === "header" ? { ...headers, traceparent } : headers)).toEqual(
+        without && { ...without, traceId },
+      );
+    }),
+  );
+});
+
 test("requests with faults have the same answers on both ways", async () => {
   const { plain, sdk } = await both();
   await fc.assert(
@@ -335,8 +359,8 @@ test("each call is on record once, whichever way it goes", async () => {
     ["tool.called", "image", "ok"],
     ["tool.called", "fails", "failed"],
     ["tool.called", "asks", "asked"],
-    ["tool.broken", "breaks", undefined],
     ["tool.called", "breaks", "broken"],
+    ["tool.broken", "breaks", undefined],
   ]);
 });
 

@@ -181,6 +181,7 @@ describe.concurrent("a server that cannot start", () => {
 });
 
 describe.concurrent("stdio", () => {
+  const TRACE = "0af7651916cd43dd8448eb211c80319c";
   const initialize = {
     jsonrpc: "2.0",
     id: 1,
@@ -200,14 +201,17 @@ describe.concurrent("stdio", () => {
     child.stderr?.on("data", (chunk: Buffer) => (log += chunk.toString()));
     child.stdin?.write(`${JSON.stringify(initialize)}\n`);
     await expect.poll(() => out).toContain("\n");
-    const call = { jsonrpc: "2.0", id: 2, method: "tools/call", params: { name: "system_info", arguments: {} } };
+    const _meta = { traceparent: `00-${TRACE}-b7ad6b7169203331-01` };
+    const call = { jsonrpc: "2.0", id: 2, method: "tools/call", params: { name: "system_info", _meta } };
     child.stdin?.write(`${JSON.stringify(call)}\n`);
     await expect.poll(() => out.split("\n").length).toBe(3);
     child.stdin?.end();
     expect(await once(child, "exit")).toEqual([0, null]);
     for (const line of out.trim().split("\n")) expect(JSON.parse(line)).toMatchObject({ jsonrpc: "2.0" });
-    expect(log).toContain('"event":"tool.called"');
-    expect(log).toContain('"subject":"local"');
+    const called = log.split("\n").filter((line) => line.includes('"event":"tool.called"'));
+    expect(called.map((line) => JSON.parse(line))).toEqual([
+      expect.objectContaining({ stream: "audit", subject: "local", tool: "system_info", traceId: TRACE }),
+    ]);
   });
 
   test("takes its commands with it", async (its) => {

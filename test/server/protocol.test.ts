@@ -215,7 +215,7 @@ describe("a call in progress", () => {
     expect(events()).toContainEqual(
       expect.objectContaining({
         level: "error",
-        status: "broken",
+        event: "tool.broken",
         err: expect.objectContaining({ message: "ENOENT /secret/place" }),
       }),
     );

@@ -8,6 +8,7 @@ import { Client as ModernClient, StreamableHTTPClientTransport as ModernHttp } f
 import { Client as OlderClient } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport as OlderHttp } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 import { describe, expect, onTestFinished, type TestContext, test } from "vitest";
+import { digestOf } from "../../server/mcp/call-gate.ts";
 import { readArguments, UsageError } from "../../server/proxy/arguments.ts";
 import { childEnvironment } from "../../server/proxy/child-environment.ts";
 import { type ServerProcess, sharedServer, startServer, temporaryDirectory } from "../infra/cli/server-process.ts";
@@ -239,8 +240,60 @@ describe.concurrent("callers", () => {
     expect([await ada.call("count"), await again.call("count"), await bob.call("count")]).toEqual(["1", "2", "1"]);
     expect(await metric(server, "mcp_children")).toBe("2");
     const subject = `key:${hashOf(KEYS[0]).slice(0, 8)}`;
-    expect(server.events).toContainEqual(expect.objectContaining({ event: "tool.called", tool: "count", subject }));
+    const counted = expect.objectContaining({ event: "tool.called", tool: "count", outcome: "ok", subject });
+    await expect.poll(() => server.events).toContainEqual(counted);
     expect(JSON.stringify(server.events)).not.toMatch(/key-of-/);
+  });
+
+  test("have limits, each tool that the command names by itself, and a record of each call with its trace id", async (its) => {
+    const { expect } = its;
+    const server = await serving(its, OLDER, [], { ...WITH_KEYS, RATE_LIMIT_TOOL_PER_MINUTE: "1" });
+    const TRACE = "0af7651916cd43dd8448eb211c80319c";
+    const _meta = { traceparent: `00-${TRACE}-b7ad6b7169203331-01` };
+    const words = { word: "a secret" };
+    for (const [at, sdk] of (["2.x", "1.x"] as const).entries()) {
+      const { raw } = await connect(sdk, server, KEYS[at], its);
+      const call = (name: string) => (raw as ModernClient).callTool({ name, arguments: words, _meta });
+      expect(await call("echo")).toMatchObject({ content: [{ text: "a secret" }] });
+      expect(await call("echo")).toMatchObject({
+        isError: true,
+        structuredContent: { limit: "tool", what: "calls" },
+        content: [
+          { text: expect.stringMatching(/^echo was not run: as many calls of echo by you.* Try again in/) },
+          {},
+        ],
+      });
+      expect(await call("count")).not.toHaveProperty("isError");
+      await call("no_such_1").catch(() => {});
+      expect(await call("no_such_2")).toMatchObject({ structuredContent: { limit: "tool" } });
+    }
+    const told = () => server.events.filter(({ traceId }) => traceId === TRACE);
+    await expect.poll(() => told().length).toBe(10);
+    for (const [at, key] of [KEYS[0], KEYS[1]].entries()) {
+      const mine = told().slice(5 * at, 5 * at + 5);
+      expect(mine.map(({ event, tool, reason, outcome }) => [event, tool, reason ?? outcome])).toEqual([
+        ["tool.called", "echo", "ok"],
+        ["request.refused", "echo", "limit:tool:calls"],
+        ["tool.called", "count", "ok"],
+        ["tool.called", "no_such_1", "failed"],
+        ["request.refused", "no_such_2", "limit:tool:calls"],
+      ]);
+      const subject = `key:${hashOf(key).slice(0, 8)}`;
+      expect(mine).toEqual(Array(5).fill(expect.objectContaining({ stream: "audit", subject })));
+      expect(mine[0]).toMatchObject({ argumentDigest: digestOf(words), arguments: {} });
+    }
+    expect(JSON.stringify(server.events)).not.toContain("a secret");
+  });
+
+  test("have none of their calls run without a record, where the server fails closed", async (its) => {
+    const { expect } = its;
+    const server = await serving(its, OLDER, [], { AUDIT_FILE: "/dev/full", AUDIT_FAILURE: "closed" });
+    const client = await connect("2.x", server, undefined, its);
+    expect(await client.tools()).toContain("count");
+    expect(await client.call("count")).toMatch(/^count was not run: this server cannot record calls/);
+    const refused = expect.objectContaining({ event: "tool.refused", tool: "count", why: "audit" });
+    await expect.poll(() => server.events).toContainEqual(refused);
+    expect(server.events).not.toContainEqual(expect.objectContaining({ event: "tool.called" }));
   });
 
   test("beyond the limit get the process of one who is idle, or are told to wait", async (its) => {
