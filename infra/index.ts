@@ -1,4 +1,5 @@
 import { getStack, type Output, runtime } from "@pulumi/pulumi";
+import { AuditTrail } from "./azure/audit-trail.ts";
 import { Cache } from "./azure/cache.ts";
 import { Cluster } from "./azure/cluster.ts";
 import { EntraApp } from "./azure/entra-app.ts";
@@ -18,6 +19,7 @@ import { KEDA_OPERATOR, Keda } from "./platform/keda.ts";
 import { Logging } from "./platform/logging.ts";
 import { Monitoring } from "./platform/monitoring.ts";
 import { parseSettings, refusePlaceholders } from "./settings.ts";
+import { Alerts } from "./workload/alerts.ts";
 import { ApiKey } from "./workload/api-key.ts";
 import { ServerImage } from "./workload/image.ts";
 import { McpServer } from "./workload/mcp-server.ts";
@@ -33,6 +35,7 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
   // Azure
   const site = await Site.create("site", settings);
   const telemetry = new Telemetry("telemetry", { site, retentionDays: settings.logRetentionDays });
+  const auditTrail = new AuditTrail("audit", { site, settings, telemetry });
   const network = new Network("network", { site, settings });
   const { privateLink } = network;
   const registry = new Registry("registry", { site, settings, telemetry, privateLink });
@@ -48,6 +51,7 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
   const worker = new WorkloadIdentity("job-worker", { ...federation, serviceAccount: JOB_WORKER });
   const scaler = new WorkloadIdentity("keda", { ...federation, serviceAccount: KEDA_OPERATOR });
   vault.grantReadSecrets(server);
+  auditTrail.grantWrite(server);
   jobs.grantSend(server);
   jobs.grantReceive(worker);
   jobs.grantReadQueueLength(scaler, settings.keda.role);
@@ -102,9 +106,15 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
       workspace,
       gateway,
       callers: { entra, apiKey, accessPolicy: settings.accessPolicy, origins: settings.corsOrigins },
-      backing: { vault, jobs, storage, cache, telemetry },
+      backing: { vault, jobs, storage, cache, telemetry, auditTrail },
     },
     { ...inCluster, dependsOn: [keda, envoy] },
+  );
+
+  new Alerts(
+    "alerts",
+    { namespace, apiKeys: authentication.apiKeys, sharedStore: cache !== undefined },
+    { ...inCluster, dependsOn: monitoring },
   );
 
   return stackOutputs({

@@ -24,6 +24,8 @@ const ABBREVIATIONS = {
   cluster: "aks",
   logWorkspace: "log",
   applicationInsights: "appi",
+  dataCollectionEndpoint: "dce",
+  dataCollectionRule: "dcr",
 } as const;
 
 const GLOBAL_ABBREVIATIONS = {
@@ -63,7 +65,7 @@ export function globalName(kind: GlobalName, { name, stack }: NameParts, suffix:
 }
 
 /** A storage account's name, lower-case letters and digits only: `stmcpdevjobx7k2p`. */
-export function storageName(purpose: "job" | "wsp", { name, stack }: NameParts, suffix: string): string {
+export function storageName(purpose: "job" | "wsp" | "aud", { name, stack }: NameParts, suffix: string): string {
   return `st${name}${stack}${purpose}${suffix}`;
 }
 

@@ -45,8 +45,15 @@ export interface Settings {
   /** Absent: the server keeps cache and rate limits in memory, which one replica can. */
   readonly cache?: { readonly sku: string; readonly highAvailability: boolean };
   readonly workspace: { readonly kind: "nfs" | "emptyDir"; readonly sizeGiB: number };
-  readonly server: { readonly replicas: Range; readonly commands: Commands };
+  readonly server: {
+    readonly replicas: Range;
+    readonly commands: Commands;
+    /** Whether calls that change something go on while the audit trail cannot be kept. */
+    readonly auditFailure: "open" | "closed";
+  };
   readonly keda: { readonly role: "queue-reader" | "receiver" };
+  /** How long the audit trail is kept, and whether a copy is made that nobody can shorten. */
+  readonly audit: { readonly retentionDays: number; readonly immutable: boolean };
   readonly authentication: Authentication;
   /** Which app roles, groups and tools go with which role, as the server's ACCESS_POLICY has it; absent: its default. */
   readonly accessPolicy?: string;
@@ -133,6 +140,9 @@ const PROFILES = {
     commandIsolation: "auto",
     commandNetwork: "on",
     commandPrograms: "any",
+    auditFailure: "open",
+    auditRetentionDays: 30,
+    auditImmutable: "off",
     certificateIssuer: "letsencrypt-staging",
     protect: "off",
   },
@@ -156,6 +166,9 @@ const PROFILES = {
     commandIsolation: "auto",
     commandNetwork: "on",
     commandPrograms: "any",
+    auditFailure: "open",
+    auditRetentionDays: 90,
+    auditImmutable: "off",
     certificateIssuer: "letsencrypt-prod",
     protect: "off",
   },
@@ -181,6 +194,9 @@ const PROFILES = {
     // What Debian's base image has for looking at files and working with text.
     commandPrograms:
       "basename,cat,cmp,comm,cp,cut,date,diff,dirname,du,echo,find,grep,head,ls,mkdir,mv,paste,printf,realpath,rm,sed,sha256sum,sort,stat,tail,touch,tr,uniq,wc",
+    auditFailure: "closed",
+    auditRetentionDays: 365,
+    auditImmutable: "on",
     certificateIssuer: "letsencrypt-prod",
     protect: "on",
   },
@@ -373,6 +389,11 @@ const vmSize = text(/^Standard_[A-Z][A-Za-z0-9_-]+$/, 'is not a VM size; write o
 
 const DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
+// Log Analytics, "Manage data retention": by the day up to two years, then by the year, up to twelve.
+const MOST_DAYS_BY_THE_DAY = 730;
+const LONG_RETENTIONS: readonly number[] = [1095, 1460, 1826, 2191, 2556, 2922, 3288, 3653, 4018, 4383];
+const LONGEST_TABLE_RETENTION = 4383;
+
 /** Every key a stack's file may carry. Pulumi.yaml describes each; a test keeps the two together. */
 const StackFile = z.object({
   profile: z
@@ -451,6 +472,21 @@ const StackFile = z.object({
     /^[A-Za-z0-9/._+-]+(,[A-Za-z0-9/._+-]+)*$/,
     'is neither "any" nor a list of programs; write them like "cat,grep,/opt/tools/lint"',
   ).default(BY_PROFILE),
+  auditFailure: byProfile("open", "closed"),
+  auditRetentionDays: z
+    .union(
+      [z.literal("0"), integer(30, LONGEST_TABLE_RETENTION, "days")],
+      refuse((v) => `${v} is out of bounds; give days from 30 to ${LONGEST_TABLE_RETENTION}, or 0 for the profile's`),
+    )
+    .default("0")
+    .refine(
+      (days) => days === "0" || days <= MOST_DAYS_BY_THE_DAY || LONG_RETENTIONS.includes(days),
+      refuse(
+        (v) =>
+          `${v} is none that Log Analytics keeps a table for; give 30 to ${MOST_DAYS_BY_THE_DAY}, or for years one of ${LONG_RETENTIONS.join(", ")}`,
+      ),
+    ),
+  auditImmutable: byProfile("on", "off"),
   kedaRole: oneOf("queue-reader", "receiver").default("queue-reader"),
   authentication: byProfile("entra", "entra,api-key", "api-key"),
   entraClientId: optionalGuid("is not a client id; copy the application's from \"az ad app list --query '[].appId'\""),
@@ -518,7 +554,13 @@ function isProfile(name: string): name is keyof typeof PROFILES {
 function complete(stack: string, file: File, profile: Profile, faults: string[]): Settings {
   const choose = <K extends keyof Profile & keyof File>(key: K) =>
     (file[key] === BY_PROFILE ? profile[key] : file[key]) as Exclude<File[K], typeof BY_PROFILE>;
-  type Switch = "privateEndpoints" | "protect" | "keyVaultPurgeProtection" | "cacheHighAvailability" | "commandNetwork";
+  type Switch =
+    | "privateEndpoints"
+    | "protect"
+    | "keyVaultPurgeProtection"
+    | "cacheHighAvailability"
+    | "commandNetwork"
+    | "auditImmutable";
   const on = (key: Switch) => choose(key) === "on";
   const pool = (value: Range | string): Range =>
     typeof value === "string" ? range(1, 100, "nodes").parse(value) : value;
@@ -566,8 +608,13 @@ function complete(stack: string, file: File, profile: Profile, faults: string[])
         network: on("commandNetwork"),
         programs: programs === "any" ? undefined : programs.split(","),
       },
+      auditFailure: choose("auditFailure"),
     },
     keda: { role: file.kedaRole },
+    audit: {
+      retentionDays: file.auditRetentionDays === "0" ? profile.auditRetentionDays : file.auditRetentionDays,
+      immutable: on("auditImmutable"),
+    },
     authentication: authentication(file, choose("authentication"), faults),
     accessPolicy: file.accessPolicy,
     corsOrigins: [...new Set(file.corsOrigins)],

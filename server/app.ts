@@ -203,7 +203,7 @@ export async function buildListeners(
 ): Promise<Listeners> {
   const { config, log, failures, now, audit = trail } = options;
   const readiness = createReadiness();
-  const identity = await createIdentity({ config, log, store: shared.store, failures, now });
+  const identity = await createIdentity({ config, log, metrics, store: shared.store, failures, now });
   const mcp = createStreamableHttp({
     protocol,
     authenticate: options.authenticate ?? identity.authenticate,

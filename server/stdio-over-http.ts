@@ -1,8 +1,9 @@
 import { buildListeners, createShared, packageVersion } from "./app.ts";
 import { parseAccessPolicy, policyFault } from "./auth/roles.ts";
 import { createAudit } from "./observability/audit.ts";
+import { createMetrics } from "./observability/metrics.ts";
 import { readArguments, type ServeArguments, UsageError } from "./proxy/arguments.ts";
-import { createStdioProxy } from "./proxy/stdio-proxy.ts";
+import { createStdioProxy, lookAtCommand } from "./proxy/stdio-proxy.ts";
 import { run } from "./run.ts";
 
 /* The proxy that serves a stdio MCP server over HTTP, as the command line says. */
@@ -14,12 +15,23 @@ await run(async (config, log, stream) => {
     throw policyFault(["at tools has rules, and what tools another server has is not known here; leave tools out"]);
   }
   const version = packageVersion();
-  const proxy = await createStdioProxy({ ...options, name: config.MCP_SERVER_NAME, version, log });
-  const { metrics } = proxy;
+  const found = await lookAtCommand(options.command, log);
+  const metrics = createMetrics(found.tools);
   const audit = createAudit({ config, log, metrics, version, stream });
+  const shared = createShared(config, metrics, log);
+  const proxy = createStdioProxy({
+    ...options,
+    name: config.MCP_SERVER_NAME,
+    version,
+    found,
+    metrics,
+    callLimits: shared.limits,
+    audit,
+    log,
+  });
   return {
-    listeners: await buildListeners({ config, log }, { ...proxy, shared: createShared(config, metrics, log), audit }),
-    facts: { command: options.command.program, server: proxy.description().info.name },
+    listeners: await buildListeners({ config, log }, { ...proxy, metrics, shared, audit }),
+    facts: { command: options.command.program, server: found.info.name },
   };
 });
 

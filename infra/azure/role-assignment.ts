@@ -14,6 +14,7 @@ export const ROLES = {
   "key-vault-secrets-officer": "b86a8fe4-44ce-4948-aee5-eccb2c155cd7",
   "key-vault-secrets-user": "4633458b-17de-408a-b874-0445c86b69e6",
   "managed-identity-operator": "f1a07417-d97a-45cb-824c-7a7467783830",
+  "monitoring-metrics-publisher": "3913510d-42f4-4e42-8a64-420c390055eb",
   "network-contributor": "4d97b98b-1d4f-4787-a291-c67834d212e7",
   "service-bus-data-receiver": "4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0",
   "service-bus-data-sender": "69a216fc-b8fb-44d8-bc22-1f3c2cd27a39",

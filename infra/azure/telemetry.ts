@@ -17,6 +17,7 @@ export const ALL_METRICS = "AllMetrics";
 /** Where Azure's own logs and the server's traces go: Log Analytics and Application Insights. 2.3 to 3 USD a GB. */
 export class Telemetry extends ComponentResource {
   readonly workspaceId: Output<string>;
+  readonly workspaceName: Output<string>;
   /** Secret: whoever has it can write telemetry, though read none. */
   readonly connectionString: Output<string>;
 
@@ -27,6 +28,7 @@ export class Telemetry extends ComponentResource {
     const workspace = this.#createWorkspace(name, args);
     this.#insights = this.#createInsights(name, args.site, workspace);
     this.workspaceId = workspace.id;
+    this.workspaceName = workspace.name;
     this.connectionString = secret(this.#insights.connectionString);
     this.registerOutputs({ workspaceId: this.workspaceId });
   }

@@ -169,6 +169,11 @@ export function localServer(server: DeployedServer, options: LocalOptions): Loca
     delete local.API_KEYS_SECRET;
     differs("reads no register of keys, for there is no vault to read it from");
   }
+  if (environment.AUDIT_INGESTION_ENDPOINT !== undefined) {
+    delete local.AUDIT_INGESTION_ENDPOINT;
+    delete local.AUDIT_INGESTION_RULE;
+    differs("keeps its audit trail in its log alone, for there is no Log Analytics to send it to");
+  }
   if (environment.COMMAND_ISOLATION === "required") {
     // Neither works on every machine that this runs on, and without isolation no network can be kept from a command.
     local.COMMAND_ISOLATION = "auto";

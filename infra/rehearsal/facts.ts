@@ -105,6 +105,8 @@ const FACTS: Readonly<Record<string, Facts>> = {
     text(i, "kind"),
     text(i, "sku.name"),
     closed(i),
+    at(i, "immutableStorageWithVersioning.enabled") === true &&
+      `immutable for ${text(i, "immutableStorageWithVersioning.immutabilityPolicy.immutabilityPeriodSinceCreationInDays")} days`,
   ],
   "azure-native:storage:FileShare": (i) => [text(i, "enabledProtocols"), `${text(i, "shareQuota")} GiB`],
   "azure-native:storage:Table": (i) => [text(i, "tableName")],
@@ -120,6 +122,16 @@ const FACTS: Readonly<Record<string, Facts>> = {
   "azure-native:authorization:RoleAssignment": (i) => [`on ${last(text(i, "scope"))}`],
   "azure-native:authorization:RoleDefinition": (i) => [text(i, "roleName")],
   "azure-native:operationalinsights:Workspace": (i) => [text(i, "sku.name"), `${text(i, "retentionInDays")} days`],
+  "azure-native:operationalinsights:Table": (i) => [
+    text(i, "tableName"),
+    plural(objectsAt(i, "schema.columns").length, "column"),
+    `${text(i, "totalRetentionInDays")} days`,
+  ],
+  "azure-native:operationalinsights:DataExport": (i) => [
+    `${textsAt(i, "tableNames").join(", ")} to ${last(text(i, "resourceId"))}`,
+  ],
+  "azure-native:monitor:DataCollectionRule": (i) => [Object.keys(objectAt(i, "streamDeclarations")).join(", ")],
+  "azure-native:authorization:ManagementLockByScope": (i) => [text(i, "level"), `on ${last(text(i, "scope"))}`],
   "azure-native:applicationinsights:Component": (i) => [text(i, "ingestionMode")],
   "azure-native:monitor:DiagnosticSetting": (i) => [
     [...objectsAt(i, "logs"), ...objectsAt(i, "metrics")].map((l) => String(l.category ?? l.categoryGroup)).join(", "),

@@ -19,6 +19,7 @@ import {
 } from "@pulumi/pulumi";
 import { REGISTER_SECRET } from "../../server/auth/key-register.ts";
 import { SECRET_VARIABLES, type ServerEnvironment } from "../../server/config.ts";
+import type { AuditTrail } from "../azure/audit-trail.ts";
 import type { Cache } from "../azure/cache.ts";
 import type { EntraApp } from "../azure/entra-app.ts";
 import type { KeyVault } from "../azure/key-vault.ts";
@@ -98,6 +99,7 @@ export interface McpServerArgs {
     /** Absent: the server keeps cache and rate limits in memory. */
     readonly cache?: Pick<Cache, "host" | "port">;
     readonly telemetry: Pick<Telemetry, "connectionString">;
+    readonly auditTrail: Pick<AuditTrail, "endpoint" | "ruleId">;
   };
 }
 
@@ -149,7 +151,8 @@ export class McpServer extends ComponentResource {
   }
 
   /** The type is the contract: a variable that the server does not know does not compile. */
-  #variables({ settings, callers, backing: { vault, jobs, storage, cache, telemetry } }: McpServerArgs) {
+  #variables({ settings, callers, backing }: McpServerArgs) {
+    const { vault, jobs, storage, cache, telemetry, auditTrail } = backing;
     const { isolation, network, programs } = settings.commands;
     return {
       HOST: "0.0.0.0",
@@ -173,6 +176,9 @@ export class McpServer extends ComponentResource {
       JOBS_TABLE_ENDPOINT: storage.tableEndpoint,
       JOBS_TABLE_NAME: storage.tableName,
       APPLICATIONINSIGHTS_CONNECTION_STRING: telemetry.connectionString,
+      AUDIT_INGESTION_ENDPOINT: auditTrail.endpoint,
+      AUDIT_INGESTION_RULE: auditTrail.ruleId,
+      AUDIT_FAILURE: settings.auditFailure,
       ...(cache && ({ REDIS_HOST: cache.host, REDIS_PORT: String(cache.port) } satisfies Partial<Variables>)),
     } satisfies Variables;
   }

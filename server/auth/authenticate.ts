@@ -31,7 +31,14 @@ export interface Refusal {
   readonly stale?: true;
 }
 
-export type Authenticated = { readonly caller: Caller } | { readonly refusal: Refusal };
+/** Who was let in. */
+export interface Admitted {
+  readonly caller: Caller;
+  /** When what it was let in by ends by itself, in milliseconds since 1970; absent: not, or whoever knows keys knows. */
+  readonly expires?: number | undefined;
+}
+
+export type Authenticated = Admitted | { readonly refusal: Refusal };
 
 /** Tells who sends a request. Synchronous for what is known already, which is nearly every request. */
 export type Authenticate = (credentials: Credentials) => Authenticated | Promise<Authenticated>;
@@ -78,14 +85,14 @@ export function createAuthenticate({ mode, keys, entra, tickets, failures }: Aut
       if (wait > 0) return slowed(wait);
       if (tickets === undefined) return settle(NO_TICKET, address);
       const redeemed = tickets.redeem(ticket, origin);
-      return redeemed.then((caller) => settle(caller === undefined ? NO_TICKET : { caller }, address));
+      return redeemed.then((admitted) => settle(admitted ?? NO_TICKET, address));
     }
     const sent = bearerIn(authorization);
     if (sent === undefined) return NO_CREDENTIALS;
 
     const isKey = withEntra === undefined || sent.startsWith(KEY_PREFIX);
-    const caller = isKey ? withKeys?.find(sent) : withEntra.known(sent);
-    if (caller !== undefined) return settle({ caller }, address);
+    const known = isKey ? admittedBy(withKeys?.find(sent)) : withEntra.known(sent);
+    if (known !== undefined) return settle(known, address);
     const wait = failures?.mayTry(address) ?? 0;
     if (wait > 0) return slowed(wait);
     if (!WELL_FORMED.test(sent)) return settle(MALFORMED, address);
@@ -93,6 +100,8 @@ export function createAuthenticate({ mode, keys, entra, tickets, failures }: Aut
     return settle(NO_KEY, address);
   };
 }
+
+const admittedBy = (caller: Caller | undefined): Admitted | undefined => caller && { caller };
 
 const slowed = (wait: number): Authenticated => ({
   refusal: { status: 429, retryAfterSeconds: wait, reason: "too many failures from this address" },

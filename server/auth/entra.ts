@@ -4,14 +4,14 @@ import { decodeJwt, errors, type JWTVerifyGetKey, jwtVerify } from "jose";
 import { z } from "zod";
 import type { Config } from "../config.ts";
 import type { Caller } from "../tools/define-tool.ts";
-import type { Authenticated, Refusal } from "./authenticate.ts";
+import type { Admitted, Authenticated, Refusal } from "./authenticate.ts";
 import { createSigningKeys, KeysUnavailable } from "./entra-keys.ts";
 import { type AccessPolicy, atLeast, roleOf, SCOPES, scopedRoleOf } from "./roles.ts";
 
 /** Tells whose an Entra access token is. */
 export interface Entra {
-  /** The caller of a token that was verified a short while ago. */
-  known(token: string): Caller | undefined;
+  /** Whose token it is, and when it ends, for one that was verified a short while ago. */
+  known(token: string): Admitted | undefined;
   verify(token: string): Promise<Authenticated>;
 }
 
@@ -85,7 +85,7 @@ export function createEntra({ config, policy, log, now = Date.now }: EntraOption
       createSigningKeys(new URL(`${tenant}/discovery/v2.0/keys`, authority), { log, now }),
     ]),
   );
-  const remembered = new Recent<{ readonly caller: Caller; readonly until: number }>(REMEMBERED_TOKENS);
+  const remembered = new Recent<{ readonly admitted: Admitted; readonly until: number }>(REMEMBERED_TOKENS);
   const callers = new Recent<Caller>(REMEMBERED_CALLERS);
 
   /** The same object for the same caller, whichever token brought it. */
@@ -159,7 +159,7 @@ export function createEntra({ config, policy, log, now = Date.now }: EntraOption
       const digest = hash("sha256", token, "base64");
       const found = remembered.get(digest);
       if (found === undefined) return undefined;
-      if (found.until > now()) return found.caller;
+      if (found.until > now()) return found.admitted;
       remembered.delete(digest);
       return undefined;
     },
@@ -167,11 +167,12 @@ export function createEntra({ config, policy, log, now = Date.now }: EntraOption
       try {
         const claims = await verified(token);
         const outcome = authorised(claims);
-        if ("caller" in outcome) {
-          const until = Math.min(claims.exp * 1000, now() + REMEMBERED_MS);
-          remembered.set(hash("sha256", token, "base64"), { caller: outcome.caller, until });
-        }
-        return outcome;
+        if ("refusal" in outcome) return outcome;
+        // With the leeway that a request with the same token has.
+        const admitted = { caller: outcome.caller, expires: (claims.exp + CLOCK_SKEW_SECONDS) * 1000 };
+        const until = Math.min(claims.exp * 1000, now() + REMEMBERED_MS);
+        remembered.set(hash("sha256", token, "base64"), { admitted, until });
+        return admitted;
       } catch (error) {
         return { refusal: refusalOf(error) };
       }

@@ -1,8 +1,8 @@
 import type { FastifyBaseLogger } from "fastify";
 import type { Config } from "../config.ts";
+import type { Metrics } from "../observability/metrics.ts";
 import type { SharedStore } from "../services/shared-store.ts";
-import type { Caller } from "../tools/define-tool.ts";
-import { type Authenticate, createAuthenticate } from "./authenticate.ts";
+import { type Admitted, type Authenticate, createAuthenticate } from "./authenticate.ts";
 import type { Entra } from "./entra.ts";
 import { createFailures, type Failures } from "./failures.ts";
 import { createApiKeys } from "./key-sources.ts";
@@ -13,7 +13,7 @@ import { createTickets, type Tickets } from "./tickets.ts";
 export interface Identity {
   readonly authenticate: Authenticate;
   /** Whether what a caller was let in by still holds; asked of connections that stay open. */
-  readonly stillHolds: (caller: Caller) => boolean;
+  readonly stillHolds: (admitted: Admitted) => boolean;
   readonly tickets: Tickets;
   readonly failures: Failures;
   close(): Promise<void>;
@@ -22,6 +22,7 @@ export interface Identity {
 interface IdentityOptions {
   readonly config: Config;
   readonly log: FastifyBaseLogger;
+  readonly metrics?: Pick<Metrics, "keysExpire"> | undefined;
   /** Where tickets lie, for every replica. */
   readonly store: Pick<SharedStore, "put" | "take">;
   /** Milliseconds since 1970, by which tokens are judged; the machine's clock by default. */
@@ -31,13 +32,13 @@ interface IdentityOptions {
 
 /** Resolves when keys have been looked for once; rejects when a register in a file cannot be used. */
 export async function createIdentity(options: IdentityOptions): Promise<Identity> {
-  const { config, log, store, failures = createFailures() } = options;
-  const keys = createApiKeys({ config, log });
+  const { config, log, metrics, store, failures = createFailures(), now = Date.now } = options;
+  const keys = createApiKeys({ config, log, metrics });
   const tickets = createTickets({ store });
   const [entra] = await Promise.all([entraOf(options), keys.ready]);
   return {
     authenticate: createAuthenticate({ mode: config.AUTH_MODE, keys, entra, tickets, failures }),
-    stillHolds: keys.holds,
+    stillHolds: ({ caller, expires }) => (expires === undefined || expires > now()) && keys.holds(caller),
     tickets,
     failures,
     close: () => keys.close(),

@@ -1,9 +1,10 @@
 import { readFile, stat } from "node:fs/promises";
 import type { FastifyBaseLogger } from "fastify";
 import type { Config } from "../config.ts";
+import type { Metrics } from "../observability/metrics.ts";
 import { azureCredential } from "../services/azure-credential.ts";
 import { type ApiKeys, createKeyRing } from "./api-keys.ts";
-import { EMPTY_REGISTER, parseRegister, RegisterFault, stateOf } from "./key-register.ts";
+import { EMPTY_REGISTER, parseRegister, type Register, RegisterFault, stateOf } from "./key-register.ts";
 import { createKeyUse, type KeyUse, useFile, useTable } from "./key-use.ts";
 
 /** API keys that are reread while the server runs. */
@@ -20,6 +21,7 @@ interface ApiKeysOptions {
     "API_KEY_HASHES" | "API_KEYS_FILE" | "API_KEYS_SECRET" | "KEY_VAULT_URL" | "JOBS_TABLE_ENDPOINT" | "JOBS_TABLE_NAME"
   >;
   readonly log: FastifyBaseLogger;
+  readonly metrics?: Pick<Metrics, "keysExpire"> | undefined;
   /** Time between two looks at the register, instead of the source's own. */
   readonly intervalMs?: number;
 }
@@ -48,7 +50,7 @@ interface RegisterSource {
  * Vault secret, which is looked at again and again. A register that cannot be read, or is not right in all of it,
  * changes nothing: the last good one stays, and the log tells, once, that it is so and once that it is over.
  */
-export function createApiKeys({ config, log, intervalMs }: ApiKeysOptions): WatchedApiKeys {
+export function createApiKeys({ config, log, metrics, intervalMs }: ApiKeysOptions): WatchedApiKeys {
   const source = sourceOf(config);
   const use = useOf(config, log);
   const ring = createKeyRing({ deployment: config.API_KEY_HASHES, ...(use && { onFound: use.noted }) });
@@ -69,6 +71,7 @@ export function createApiKeys({ config, log, intervalMs }: ApiKeysOptions): Watc
       const register = found.text === undefined ? EMPTY_REGISTER : parseRegister(found.text);
       refused = false;
       ring.replace(register);
+      metrics?.keysExpire(endsOf(register, Date.now()));
       const now = Date.now();
       const active = register.keys.filter((record) => stateOf(record, now) === "active").length;
       log.info({ event: "keys.read", register: source.place, keys: register.keys.length, active });
@@ -117,6 +120,17 @@ export function createApiKeys({ config, log, intervalMs }: ApiKeysOptions): Watc
       return close();
     },
   };
+}
+
+/**
+ * When the keys in use end: of each name's the last, since a rotated key that runs out has a successor. One that has
+ * ended, or was revoked, is nobody's to replace any more.
+ */
+function endsOf({ keys }: Register, now: number): readonly { id: string; expires: number }[] {
+  const active = keys.filter((record) => stateOf(record, now) === "active");
+  const ends = active.map(({ id, name, expires }) => ({ id, name, expires: Date.parse(expires) }));
+  const last = new Map(ends.toSorted((a, b) => a.expires - b.expires).map((end) => [end.name, end]));
+  return [...last.values()];
 }
 
 const FIRST_INTERVAL_MS = 5000;

@@ -3,20 +3,22 @@ import { z } from "zod";
 import { ROLES } from "../config.ts";
 import type { SharedStore } from "../services/shared-store.ts";
 import type { Caller } from "../tools/define-tool.ts";
+import type { Admitted } from "./authenticate.ts";
 
 /** Tickets by which a web page opens a WebSocket, where it cannot send its credentials. */
 export interface Tickets {
   /**
    * A new ticket for the caller: 256 random bits, in 43 letters, digits, dashes and underscores.
    *
+   * @param admitted whoever asks for it. A connection by the ticket lasts no longer than what it was asked for with.
    * @param origin of the page that asked for it, as its Origin header has it; absent for what is no browser.
    */
-  issue(caller: Caller, origin?: string): Promise<string>;
+  issue(admitted: Admitted, origin?: string): Promise<string>;
   /**
    * Whose ticket it is. It is used up by this, whatever comes of it: undefined for one that was used before, is too
    * old, was never issued, or was issued to a page of another origin.
    */
-  redeem(ticket: string, origin?: string): Promise<Caller | undefined>;
+  redeem(ticket: string, origin?: string): Promise<Admitted | undefined>;
 }
 
 interface TicketsOptions {
@@ -49,6 +51,8 @@ const Kept = z.strictObject({
   }),
   origin: z.string().optional(),
   expires: z.number(),
+  /** When what the ticket was asked for with ends. */
+  callerExpires: z.number().optional(),
 });
 
 export function createTickets({ store, clock = Date.now }: TicketsOptions): Tickets {
@@ -67,12 +71,13 @@ export function createTickets({ store, clock = Date.now }: TicketsOptions): Tick
   };
 
   return {
-    async issue(caller, origin) {
+    async issue({ caller, expires }, origin) {
       const ticket = randomBytes(TICKET_BYTES).toString("base64url");
       const kept: z.input<typeof Kept> = {
         caller: { ...same(caller) },
         origin,
         expires: clock() + TICKET_SECONDS * 1000,
+        callerExpires: expires,
       };
       await store.put(placeOf(ticket), JSON.stringify(kept), TICKET_SECONDS);
       return ticket;
@@ -81,9 +86,9 @@ export function createTickets({ store, clock = Date.now }: TicketsOptions): Tick
       if (!TICKET.test(ticket)) return undefined;
       const text = await store.take(placeOf(ticket));
       if (text === undefined) return undefined;
-      const { caller, expires, origin: issuedTo } = Kept.parse(JSON.parse(text));
+      const { caller, expires, callerExpires, origin: issuedTo } = Kept.parse(JSON.parse(text));
       if (expires <= clock() || issuedTo?.toLowerCase() !== origin?.toLowerCase()) return undefined;
-      return same(caller);
+      return { caller: same(caller), ...(callerExpires !== undefined && { expires: callerExpires }) };
     },
   };
 }

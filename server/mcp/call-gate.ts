@@ -36,7 +36,7 @@ export interface CallGate {
   /** The tool of that name, if the caller may know of it. */
   find(caller: Caller, name: string): Tool | undefined;
   /** What a caller is told of a name that is no tool's, or of a tool that it may not know of: word for word the same. */
-  unknown(caller: Caller, name: string): ProtocolError;
+  unknown(caller: Caller, name: string, traceId?: string): ProtocolError;
   /** Lets a call begin, or throws what its caller is told: a {@link CallRefused} or a {@link ProtocolError}. */
   enter(call: Entering): Entered | Promise<Entered>;
   /** The scope that the caller's token lacks for that call; undefined when it lacks none, or a scope would not help. */
@@ -75,7 +75,7 @@ export interface CallAudit {
     reason: string;
     caller?: Caller;
     tool?: string;
-    traceId?: string;
+    traceId?: string | undefined;
   }): void;
   /** Throws when the call must not run without a record, and there can be none. */
   begin(call: {
@@ -84,7 +84,7 @@ export interface CallAudit {
     changes: boolean;
     argumentDigest: string;
     safeArguments: Record<string, string>;
-    traceId?: string;
+    traceId?: string | undefined;
   }): { ended(how: { outcome: ToolStatus | "denied"; durationMs: number }): void };
 }
 
@@ -101,61 +101,38 @@ export interface CallGateOptions {
 const ENTERED: Entered = Object.freeze({ left() {} });
 
 /** Longest part of a name from the network that a record or a message repeats. */
-const NAME_CHARACTERS = 128;
+export const NAME_CHARACTERS = 128;
 
-/**
- * Composes what a call passes through: the decision on it, the limits, the record of it. It leaves in reverse.
- *
- * @throws EnvironmentError when the policy does not fit the tools.
- */
-export function createCallGate({ tools, policy, facetContext, limits, audit }: CallGateOptions): CallGate {
-  const access = createAccess({ tools, policy, facetContext });
-  const { shown } = access;
-  const byName = (role: Role) => new Map(shown[role].map((tool) => [tool.name, tool]));
-  const known = { reader: byName("reader"), operator: byName("operator"), admin: byName("admin") };
-  const names = (role: Role) => shown[role].map(({ name }) => name).join(", ") || "none";
-  const listed = { reader: names("reader"), operator: names("operator"), admin: names("admin") };
+/** A call of a tool, as limits and audit know it. */
+type Known = Pick<Entering, "caller" | "traceId"> & { readonly tool: string };
+/** What the record of a call tells beside that; made where there is a record. */
+type Particulars = Pick<Parameters<CallAudit["begin"]>[0], "changes" | "argumentDigest" | "safeArguments">;
 
-  /** Throws what a caller is told whose call is not granted. */
-  function assertGranted({ tool, args, caller, traceId }: Entering): void {
-    const decision = access.decide(caller, tool, args);
-    if (decision.granted) return;
-    audit?.decided({ decision: "denied", reason: decision.why, caller, tool: tool.name, ...(traceId && { traceId }) });
-    if (decision.why === "hidden") throw unknownTool(tool.name, listed[caller.role]);
-    if (decision.why === "argument") throw new CallRefused("argument", decision.message);
-    throw scopeNeeded(decision.message, decision.scope ?? "");
-  }
-
-  function admitted({ tool, caller, traceId }: Entering, admission: Admission) {
+/** The part of the gate that needs to know nothing of the tool: is there room, and is the call on record. */
+export function createEntrance({
+  limits,
+  audit,
+}: Pick<CallGateOptions, "limits" | "audit">): (
+  call: Known,
+  particulars: () => Particulars,
+) => Entered | Promise<Entered> {
+  function admitted(call: Known, admission: Admission) {
     if ("release" in admission) return admission;
     const { refused, what, retryAfterSeconds } = admission;
-    audit?.decided({
-      decision: "refused",
-      reason: `limit:${refused}:${what}`,
-      caller,
-      tool: tool.name,
-      ...(traceId && { traceId }),
-    });
-    throw new CallRefused("limit", limitMessage(tool.name, admission), { limit: refused, what, retryAfterSeconds });
+    audit?.decided({ decision: "refused", reason: `limit:${refused}:${what}`, ...call });
+    throw new CallRefused("limit", limitMessage(call.tool, admission), { limit: refused, what, retryAfterSeconds });
   }
 
-  function begun({ tool, args, caller, traceId }: Entering, release: (bytes: number) => void): Entered {
+  function begun(call: Known, particulars: () => Particulars, release: (bytes: number) => void): Entered {
     if (audit === undefined) return { left: ({ bytes }) => release(bytes) };
     let record: ReturnType<CallAudit["begin"]>;
     try {
-      record = audit.begin({
-        caller,
-        tool: tool.name,
-        changes: changes(tool, args),
-        argumentDigest: digestOf(args),
-        safeArguments: safeArguments(tool, args, facetContext),
-        ...(traceId && { traceId }),
-      });
+      record = audit.begin({ ...call, ...particulars() });
     } catch (cause) {
       release(0);
       const refusal = new CallRefused(
         "audit",
-        `${tool.name} was not run: this server cannot record calls at the moment, and runs none that changes something ` +
+        `${call.tool} was not run: this server cannot record calls at the moment, and runs none that changes something ` +
           "without a record. Reading goes on; try again later.",
       );
       refusal.cause = cause;
@@ -169,22 +146,56 @@ export function createCallGate({ tools, policy, facetContext, limits, audit }: C
     };
   }
 
+  return (call, particulars) => {
+    if (limits === undefined) return audit === undefined ? ENTERED : begun(call, particulars, () => {});
+    const enter = (admission: Admission) => {
+      const room = admitted(call, admission);
+      return begun(call, particulars, (bytes) => room.release(bytes));
+    };
+    const admission = limits.admit(call.caller, call.tool);
+    return admission instanceof Promise ? admission.then(enter) : enter(admission);
+  };
+}
+
+/**
+ * Composes what a call passes through: the decision on it, the limits, the record of it. It leaves in reverse.
+ *
+ * @throws EnvironmentError when the policy does not fit the tools.
+ */
+export function createCallGate({ tools, policy, facetContext, limits, audit }: CallGateOptions): CallGate {
+  const access = createAccess({ tools, policy, facetContext });
+  const { shown } = access;
+  const enter = createEntrance({ limits, audit });
+  const byName = (role: Role) => new Map(shown[role].map((tool) => [tool.name, tool]));
+  const known = { reader: byName("reader"), operator: byName("operator"), admin: byName("admin") };
+  const names = (role: Role) => shown[role].map(({ name }) => name).join(", ") || "none";
+  const listed = { reader: names("reader"), operator: names("operator"), admin: names("admin") };
+
+  /** Throws what a caller is told whose call is not granted. */
+  function assertGranted({ tool, args, caller, traceId }: Entering): void {
+    const decision = access.decide(caller, tool, args);
+    if (decision.granted) return;
+    audit?.decided({ decision: "denied", reason: decision.why, caller, tool: tool.name, traceId });
+    if (decision.why === "hidden") throw unknownTool(tool.name, listed[caller.role]);
+    if (decision.why === "argument") throw new CallRefused("argument", decision.message);
+    throw scopeNeeded(decision.message, decision.scope ?? "");
+  }
+
   return {
     shown,
     find: (caller, name) => known[caller.role].get(name),
-    unknown(caller, name) {
-      audit?.decided({ decision: "denied", reason: "hidden", caller, tool: name.slice(0, NAME_CHARACTERS) });
+    unknown(caller, name, traceId) {
+      audit?.decided({ decision: "denied", reason: "hidden", caller, tool: name.slice(0, NAME_CHARACTERS), traceId });
       return unknownTool(name, listed[caller.role]);
     },
     enter(call) {
       assertGranted(call);
-      if (limits === undefined) return audit === undefined ? ENTERED : begun(call, () => {});
-      const enter = (admission: Admission) => {
-        const room = admitted(call, admission);
-        return begun(call, (bytes) => room.release(bytes));
-      };
-      const admission = limits.admit(call.caller, call.tool.name);
-      return admission instanceof Promise ? admission.then(enter) : enter(admission);
+      const { tool, args, caller, traceId } = call;
+      return enter({ caller, tool: tool.name, traceId }, () => ({
+        changes: changes(tool, args),
+        argumentDigest: digestOf(args),
+        safeArguments: safeArguments(tool, args, facetContext),
+      }));
     },
     scopeFor(caller, name, args) {
       const tool = known[caller.role].get(name);

@@ -119,7 +119,7 @@ export function createOlderHttp(protocol: Protocol, left?: LeftAnswers): OlderHt
     const exchange = new OlderExchange({
       response: reply.raw,
       caller,
-      extra: { authInfo: authInfoOf(caller, begun?.ran) },
+      extra: { authInfo: authInfoOf(caller, request.headers.traceparent, begun?.ran) },
       batch,
       awaited,
       stream: begun?.stream,

@@ -50,11 +50,12 @@ export class PlainExchange implements ClientChannel {
     return this.#controller.signal;
   }
 
-  contextOn(base: Omit<CallContext, "signal">): ToolContext {
+  contextOn(base: Omit<CallContext, "signal" | "traceId">): ToolContext {
     const exchange = this;
     return {
       ...base,
       client: this,
+      traceId: this.#options.request.traceId,
       get signal() {
         return exchange.signal;
       },

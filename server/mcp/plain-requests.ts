@@ -8,6 +8,7 @@ import {
   type RequestId,
   SUPPORTED_PROTOCOL_VERSIONS,
 } from "@modelcontextprotocol/server";
+import { traceIdOf } from "../observability/trace-context.ts";
 import { type Session, sessionOf } from "./session.ts";
 
 /** A request in the form that nearly all have: nothing in it but what every client sends. */
@@ -17,6 +18,8 @@ export interface PlainRequest {
   readonly call: { readonly tool: string; readonly args: unknown } | undefined;
   readonly method: string;
   readonly progressToken: string | number | undefined;
+  /** W3C trace id, of the header or else of `_meta`. */
+  readonly traceId: string | undefined;
   /** Whether it speaks the 2026-07-28 protocol. */
   readonly modern: boolean;
   /** What the client says with the request, on the 2026-07-28 protocol. */
@@ -78,11 +81,19 @@ export function createRecognise(
       call = { tool: name, args };
     } else if ("name" in params || "arguments" in params) return undefined;
 
-    const { progressToken, ...envelope } = meta;
+    const { progressToken, traceparent, ...envelope } = meta;
     const isToken =
       progressToken === undefined || typeof progressToken === "string" || Number.isSafeInteger(progressToken);
     if (!isToken || ("progressToken" in meta && progressToken === undefined)) return undefined;
-    const common = { id: id as RequestId, method, call, progressToken: progressToken as string | number | undefined };
+    // Another one with every request, so it is no part of what is remembered as a good envelope.
+    if (traceparent !== undefined && typeof traceparent !== "string") return undefined;
+    const common = {
+      id: id as RequestId,
+      method,
+      call,
+      progressToken: progressToken as string | number | undefined,
+      traceId: traceIdOf(headers.traceparent) ?? traceIdOf(traceparent),
+    };
 
     const version = headers["mcp-protocol-version"];
     if (version === MODERN_VERSION) {

@@ -11,6 +11,7 @@ import {
 import type { FastifyBaseLogger } from "fastify";
 import { icons } from "../icons.ts";
 import type { Metrics } from "../observability/metrics.ts";
+import { traceIdOf } from "../observability/trace-context.ts";
 import type { Prompt } from "../prompts/define-prompt.ts";
 import { ResourceFailure, ResourceMissing, type ResourceSource } from "../resources/resource-source.ts";
 import { WATCH_INTERVAL_MS } from "../services/watch.ts";
@@ -49,10 +50,10 @@ interface ServerObjectOptions {
 export interface DirectCalls {
   /** Whether there is such a tool for the caller. */
   hasTool(caller: Caller, name: string): boolean;
-  /** Passes the gate, runs a tool, counts the call and logs it, as `tools/call` does. */
+  /** Passes the gate, runs a tool and counts the call, as `tools/call` does. */
   call(tool: string, args: unknown, context: ToolContext): Ran;
   /** What everything that is run for a caller stands on. */
-  contextOf(caller: Caller): Promise<Omit<CallContext, "signal">>;
+  contextOf(caller: Caller): Promise<Omit<CallContext, "signal" | "traceId">>;
 }
 
 /** Everything the server offers, ready to be connected to a transport. */
@@ -82,24 +83,34 @@ export interface Protocol {
 const callers = new WeakMap<AuthInfo, Caller>();
 /** Calls that have run before the SDK was asked. */
 const calls = new WeakMap<AuthInfo, Ran>();
+/** Trace ids of HTTP requests that had one in their headers; the SDK's context has headers in one era only. */
+const traceIds = new WeakMap<AuthInfo, string>();
 
 /** What a call gives, or throws. */
 export type Ran = Promise<CallToolResult | InputRequiredResult>;
 
 /**
- * Describes a caller to the SDK. The credential itself goes no further than the check of it. `ran` is the call that the
- * message asks for, where it has run already: its result is taken in place of another run.
+ * Describes a caller to the SDK. The credential itself goes no further than the check of it. `traceparent` is the header
+ * of the request. `ran` is the call that the message asks for, where it has run already: its result is taken in place of
+ * another run.
  */
-export function authInfoOf(caller: Caller, ran?: Ran): AuthInfo {
+export function authInfoOf(caller: Caller, traceparent?: unknown, ran?: Ran): AuthInfo {
   const info: AuthInfo = { token: "", clientId: caller.subject, scopes: [] };
   callers.set(info, caller);
   if (ran !== undefined) calls.set(info, ran);
+  const traceId = traceIdOf(traceparent);
+  if (traceId !== undefined) traceIds.set(info, traceId);
   return info;
 }
 
 /** Whom {@link authInfoOf} described. */
 export function callerOf(info: AuthInfo | undefined): Caller | undefined {
   return info && callers.get(info);
+}
+
+/** The trace id of a request: of the HTTP request that it came with, or else its own. */
+export function traceIdIn({ http, mcpReq }: ServerContext): string | undefined {
+  return (http?.authInfo && traceIds.get(http.authInfo)) ?? traceIdOf(mcpReq._meta?.traceparent);
 }
 
 /** Taken once: whoever calls again, as the SDK does with a client's answers, means another run. */
@@ -159,7 +170,7 @@ export function createProtocol(options: ProtocolOptions): Protocol {
   };
 
   const { workspaces, ...shared } = services;
-  const contextOf = async (caller: Caller): Promise<Omit<CallContext, "signal">> => {
+  const contextOf: DirectCalls["contextOf"] = async (caller) => {
     return { ...shared, workspace: await workspaces.of(caller), caller, log };
   };
 
@@ -180,7 +191,8 @@ export function createProtocol(options: ProtocolOptions): Protocol {
         const authInfo = context.http?.authInfo;
         const caller = everyone ?? callerOf(authInfo);
         if (caller === undefined) throw new Error("A request without a caller reached the protocol.");
-        const call = async () => ({ ...(await contextOf(caller)), signal: context.mcpReq.signal });
+        const { signal } = context.mcpReq;
+        const call = async () => ({ ...(await contextOf(caller)), signal, traceId: traceIdIn(context) });
         const ran = () => takeRan(authInfo);
         return { caller, call, context, server, connection, ran };
       };

@@ -2,13 +2,14 @@ import underPressure from "@fastify/under-pressure";
 import { toNodeHandler } from "@modelcontextprotocol/node";
 import { classifyInboundRequest, createMcpHandler } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import type { Authenticate, Authenticated, Credentials, Refusal } from "../auth/authenticate.ts";
+import type { Admitted, Authenticate, Authenticated, Credentials, Refusal } from "../auth/authenticate.ts";
 import type { Challenge } from "../auth/challenge.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
 import type { Tickets } from "../auth/tickets.ts";
 import type { Limits, Verdict } from "../limits/limits.ts";
 import type { Audit } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
+import { traceIdOf } from "../observability/trace-context.ts";
 import type { LeftAnswers } from "../services/left-answers.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { createListenStreams } from "./listen-streams.ts";
@@ -40,7 +41,7 @@ interface StreamableHttpOptions {
   readonly authenticate: Authenticate;
   readonly challenge: Challenge;
   /** Whether what a caller was let in by still holds; asked of connections that stay open. */
-  readonly stillHolds: (caller: Caller) => boolean;
+  readonly stillHolds: (admitted: Admitted) => boolean;
   readonly tickets: Tickets;
   readonly refuseForeign: RefuseForeign;
   readonly audit?: Pick<Audit, "decided"> | undefined;
@@ -62,7 +63,7 @@ const RETRY_AFTER_SECONDS = 5;
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
   const { protocol, log, authenticate, stillHolds, tickets, challenge, refuseForeign } = options;
   const { audit, limits, metrics, bodyLimit, leftAnswers } = options;
-  const callers = new WeakMap<FastifyRequest, Caller>();
+  const admitted = new WeakMap<FastifyRequest, Admitted>();
   const open = new Set<FastifyReply>();
   let onIdle: (() => void) | undefined;
 
@@ -84,7 +85,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       cancellable: older.cancellable,
       async goOn(request, reply, caller, { modern, ...begun }) {
         if (!modern) return older.post(request, reply, caller, begun);
-        const auth = authInfoOf(caller, begun.ran);
+        const auth = authInfoOf(caller, request.headers.traceparent, begun.ran);
         await callsOverNode(Object.assign(request.raw, { auth }), reply.raw, request.body);
       },
     });
@@ -102,11 +103,12 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     onIdle: tellIdle,
   });
 
-  const callerOf = (request: FastifyRequest): Caller => {
-    const caller = callers.get(request);
-    if (caller === undefined) throw new Error("A request without a caller reached the endpoint.");
-    return caller;
+  const admittedOf = (request: FastifyRequest): Admitted => {
+    const found = admitted.get(request);
+    if (found === undefined) throw new Error("A request without a caller reached the endpoint.");
+    return found;
   };
+  const callerOf = (request: FastifyRequest): Caller => admittedOf(request).caller;
 
   /** Refuses, says how to do better, and puts it on record. */
   const turnAway = (request: FastifyRequest, reply: FastifyReply, refusal: Refusal, caller?: Caller) => {
@@ -123,6 +125,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       address: request.ip,
       method: request.method,
       path: pathOf(request),
+      traceId: traceIdIn(request),
     });
     const header = challenge.header(refusal);
     if (header !== undefined) reply.header("www-authenticate", header);
@@ -144,6 +147,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       address,
       method,
       path: pathOf(request),
+      traceId: traceIdIn(request),
     });
     refuse(reply, 429, TRANSPORT_ERROR, tooMany(verdict));
     return false;
@@ -166,7 +170,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       return refuse(reply, 400, HEADER_MISMATCH, `Header mismatch: ${fault.reason}.`, fault.id);
     }
     reply.hijack();
-    await callsOverNode(Object.assign(request.raw, { auth: authInfoOf(caller) }), reply.raw, body);
+    const auth = authInfoOf(caller, request.headers.traceparent);
+    await callsOverNode(Object.assign(request.raw, { auth }), reply.raw, body);
   };
 
   const plugin = async (app: FastifyInstance) => {
@@ -186,7 +191,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
         metrics.connectionClosed();
         // What goes over a WebSocket is counted there.
         if (request.ws && reply.raw.statusCode === 200) return;
-        const caller = callers.get(request);
+        const caller = admitted.get(request)?.caller;
         if (caller !== undefined) {
           // The socket has read most bodies with their headers, before anything is known of them; so what the request
           // says of its length counts, where it says something.
@@ -224,13 +229,14 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
           address,
           method,
           path: pathOf(request),
+          traceId: traceIdIn(request),
         });
         refuse(reply, 403, TRANSPORT_ERROR, foreign);
         return;
       }
       const settle = (outcome: Authenticated) => {
         if ("refusal" in outcome) return turnAway(request, reply, outcome.refusal);
-        callers.set(request, outcome.caller);
+        admitted.set(request, outcome);
         done();
       };
       const outcome = authenticate(credentialsOf(request));
@@ -239,7 +245,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     });
 
     app.addHook("onRequest", (request, reply, done) => {
-      const caller = callers.get(request);
+      const caller = admitted.get(request)?.caller;
       // What needs no caller is not counted.
       if (caller === undefined) return done();
       const verdict = limits.request(caller);
@@ -285,7 +291,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       },
     });
 
-    sockets.route(app, callerOf);
+    sockets.route(app, admittedOf);
 
     app.setErrorHandler((error: FastifyError, request, reply) => {
       const status = error.statusCode ?? 500;
@@ -333,6 +339,11 @@ function credentialsOf(request: FastifyRequest): Credentials {
 /** Without the query, in which careless clients put secrets. */
 const pathOf = ({ url }: FastifyRequest): string => url.split("?", 1)[0] ?? "";
 
+/** The trace id of what is refused: of the header, or else of the message, where that was read. */
+function traceIdIn({ headers, body }: FastifyRequest): string | undefined {
+  return traceIdOf(headers.traceparent) ?? traceIdOf(member(member(member(body, "params"), "_meta"), "traceparent"));
+}
+
 /** The headers by which the 2026-07-28 protocol repeats what is in the body. */
 function protocolHeaders({ headers }: FastifyRequest) {
   return {
@@ -360,6 +371,9 @@ function bodyFault(error: FastifyError, bodyLimit: number): string {
 }
 
 function methodOf(body: unknown): string | undefined {
-  if (typeof body !== "object" || body === null || !("method" in body)) return undefined;
-  return typeof body.method === "string" ? body.method : undefined;
+  const method = member(body, "method");
+  return typeof method === "string" ? method : undefined;
 }
+
+const member = (value: unknown, name: string): unknown =>
+  typeof value === "object" && value !== null ? Reflect.get(value, name) : undefined;

@@ -30,37 +30,31 @@ export interface ToolMethods {
   has(caller: Caller, name: string): boolean;
   /** For `tools/call`. */
   readonly scopeFor: ScopeFor;
-  /** Passes the gate, runs a tool, counts the call and logs it. */
+  /** Passes the gate, which puts the call on record, runs a tool, and counts the call. */
   call(name: string, args: unknown, context: ToolContext): Promise<CallToolResult | InputRequiredResult>;
 }
 
 /** `tools/list` and `tools/call`: the tools by name, and what happens around each call. */
 export function toolMethods({ gate, metrics, log, resultLimit }: ToolMethodsOptions): ToolMethods {
   const { shown } = gate;
-  // Redaction looks through every event for names of secrets. This one has none but the fields below.
-  const calls = log.child({}, { redact: [] });
   const pagesFor = (role: Role) => pagesOf(shown[role].map((tool) => tool.listing));
   const pages = { reader: pagesFor("reader"), operator: pagesFor("operator"), admin: pagesFor("admin") };
 
   const call: ToolMethods["call"] = async (name, args, context) => {
-    const { caller } = context;
+    const { caller, traceId } = context;
     const tool = gate.find(caller, name);
     if (tool === undefined) {
       metrics.toolCalled(name, "failed", 0);
-      throw gate.unknown(caller, name);
+      throw gate.unknown(caller, name, traceId);
     }
     const started = performance.now();
     let entered: Entered;
     try {
-      const entering = gate.enter({ tool, args, caller });
+      const entering = gate.enter({ tool, args, caller, traceId });
       entered = entering instanceof Promise ? await entering : entering;
     } catch (error) {
       metrics.toolCalled(name, "failed", (performance.now() - started) / 1000);
-      const { subject, method, keyId } = caller;
-      const why = error instanceof CallRefused ? error.why : error instanceof ProtocolError ? "scope" : "fault";
-      const refused = { event: "tool.refused", tool: name, why, subject, method, keyId };
-      if (why === "audit" || why === "fault") log.error({ ...refused, err: error });
-      else calls.warn(refused);
+      logRefusal(log, caller, name, error);
       if (error instanceof ToolFailure) return failure(error.message, error.output);
       throw error;
     }
@@ -68,17 +62,7 @@ export function toolMethods({ gate, metrics, log, resultLimit }: ToolMethodsOpti
     const durationMs = performance.now() - started;
     entered.left({ status, durationMs, bytes });
     metrics.toolCalled(name, status, durationMs / 1000);
-    const event = {
-      event: "tool.called",
-      tool: name,
-      status,
-      durationMs: Math.round(durationMs * 10) / 10,
-      subject: caller.subject,
-      method: caller.method,
-      keyId: caller.keyId,
-    };
-    if (status === "broken") log.error({ ...event, err: error });
-    else calls.info(event);
+    if (status === "broken") logBroken(log, caller, name, error);
     // A tool that speaks of the protocol itself is passed on as it is.
     if (result === undefined) throw error;
     return result;
@@ -138,7 +122,23 @@ export function askedFor({ requests, state }: InputNeeded): InputRequiredResult 
   });
 }
 
-function failure(sentence: string, output?: Record<string, unknown>): CallToolResult {
+/** Logs that a call was not let in, where the audit trail does not tell: it failed, or something else did. */
+export function logRefusal(log: FastifyBaseLogger, caller: Caller, tool: string, error: unknown): void {
+  // A denial.
+  if (error instanceof ProtocolError) return;
+  const why = error instanceof CallRefused ? error.why : "fault";
+  if (why === "argument" || why === "limit") return;
+  const { subject, method, keyId } = caller;
+  log.error({ event: "tool.refused", tool, why, subject, method, keyId, err: error });
+}
+
+/** Logs a fault, of which the audit trail tells no more than that there was one. */
+export function logBroken(log: FastifyBaseLogger, caller: Caller, tool: string, error: unknown): void {
+  const { subject, method, keyId } = caller;
+  log.error({ event: "tool.broken", tool, subject, method, keyId, err: error });
+}
+
+export function failure(sentence: string, output?: Record<string, unknown>): CallToolResult {
   const content: CallToolResult["content"] = [{ type: "text", text: sentence }];
   if (output === undefined) return { content, isError: true };
   content.push({ type: "text", text: JSON.stringify(output) });

@@ -1,6 +1,7 @@
 import websocket from "@fastify/websocket";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import fastifyPlugin from "fastify-plugin";
+import type { Admitted } from "../auth/authenticate.ts";
 import { TICKET_SECONDS, type Tickets } from "../auth/tickets.ts";
 import type { Limits } from "../limits/limits.ts";
 import type { Metrics } from "../observability/metrics.ts";
@@ -16,7 +17,7 @@ export interface WebSockets {
   /** Has the listener take upgrades; to be registered before any route. */
   readonly upgrades: (app: FastifyInstance) => Promise<void>;
   /** Registers the endpoint, beside `/mcp` and behind the same hooks. */
-  route(app: FastifyInstance, callerOf: (request: FastifyRequest) => Caller): void;
+  route(app: FastifyInstance, admittedOf: (request: FastifyRequest) => Admitted): void;
   /** Whether something is in progress; while draining, any connection that is still open is. */
   readonly busy: boolean;
   /** Ends each connection as soon as nothing is in progress on it; takes no request any more. */
@@ -30,7 +31,7 @@ interface WebSocketsOptions {
   readonly limits: Limits;
   readonly metrics: Metrics;
   /** Whether what a caller was let in by still holds. */
-  readonly stillHolds: (caller: Caller) => boolean;
+  readonly stillHolds: (admitted: Admitted) => boolean;
   readonly tickets: Tickets;
   /** Bytes of one message; a longer one ends its connection with status 1009. */
   readonly messageLimit: number;
@@ -92,16 +93,16 @@ export function createWebSockets({
     });
   });
 
-  const route: WebSockets["route"] = (app, callerOf) => {
+  const route: WebSockets["route"] = (app, admittedOf) => {
     app.post(TICKET_PATH, async (request, reply) => {
-      const ticket = await tickets.issue(callerOf(request), request.headers.origin);
+      const ticket = await tickets.issue(admittedOf(request), request.headers.origin);
       return reply.header("cache-control", "no-store").send({ ticket, expiresInSeconds: TICKET_SECONDS });
     });
     app.route({
       method: "GET",
       url: PATH,
       preValidation: async (request, reply) => {
-        const reason = refusal(request) ?? crowding(request, callerOf(request));
+        const reason = refusal(request) ?? crowding(request, admittedOf(request).caller);
         if (reason === undefined) return;
         reply.header("upgrade", "websocket").header("connection", "upgrade");
         refuse(reply, reason.status, TRANSPORT_ERROR, reason.message);
@@ -111,13 +112,14 @@ export function createWebSockets({
         throw new Error("A request that is no upgrade passed the check for one.");
       },
       wsHandler: (socket, request) => {
-        const caller = callerOf(request);
+        const admitted = admittedOf(request);
+        const { caller } = admitted;
         const allowance = {
           request: () => limits.request(caller),
           moved: (bytes: number) => limits.moved(caller, bytes),
         };
         const transport = new WebSocketTransport(socket, allowance, {
-          permitted: () => stillHolds(caller),
+          permitted: () => stillHolds(admitted),
           answered: (method, seconds) => metrics.requestServed(method, 200, seconds),
           idle: () => {
             if (draining) connection.end();

@@ -6,7 +6,7 @@ import { createLineWriter, type LineWriter } from "./line-writer.ts";
 const SECRET_NAMES = ["authorization", "cookie", "token", "apiKey", "key", "password", "connectionString"];
 
 /**
- * One event a line, in JSON: `{"level":"info","time":"...","event":"tool.called",...}`. Over stdio the destination must
+ * One event a line, in JSON: `{"level":"info","time":"...","event":"server.listening",...}`. Over stdio the destination must
  * be standard error, since standard output is the protocol's.
  */
 export function createLogger(config: Pick<Config, "LOG_LEVEL">, destination: DestinationStream): Logger {

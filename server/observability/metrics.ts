@@ -15,6 +15,8 @@ export interface Metrics {
   limitExceeded(limit: "calls" | "bytes" | "concurrency", scope: "tool" | "caller" | "global", caller: string): void;
   /** Whether limits are counted where they should be: shared with the other replicas, where there may be some. */
   limitsStoreHealthy(healthy: boolean): void;
+  /** Which API keys end when (milliseconds since 1970), by their ids; in place of what was told before. */
+  keysExpire(keys: readonly { readonly id: string; readonly expires: number }[]): void;
 }
 
 /** The protocol's methods and notifications, of both eras. */
@@ -44,6 +46,9 @@ const METHODS: ReadonlySet<string> = new Set([
 const CALLER_DIGITS = 8;
 /** Callers with series of their own, the first who exceed a limit; the others are `other`. */
 const CALLERS = 100;
+
+/** API keys with series of their own: those that end soonest. */
+const KEYS = 100;
 
 /** From a cached answer to a command at its default time limit. Seconds. */
 const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
@@ -95,6 +100,12 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
     help: "1 while limits are counted for all replicas together, 0 while each counts by itself because Redis does not answer",
     registers,
   });
+  const keyExpiry = new Gauge({
+    name: "mcp_api_key_expiry_timestamp_seconds",
+    help: "When each API key of the register ends, by its id: of those with the same name the last, of all the 100 that end soonest",
+    labelNames: ["id"],
+    registers,
+  });
   const tools = new Set(toolNames);
   const callers = new Set<string>();
   // Every series is looked up once: by its labels that takes longer than to count.
@@ -123,6 +134,11 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
       limitsExceeded.inc({ limit, scope, caller: callers.has(caller) ? caller : "other" });
     },
     limitsStoreHealthy: (healthy) => limitsStore.set(healthy ? 1 : 0),
+    keysExpire(keys) {
+      keyExpiry.reset();
+      const soonest = keys.toSorted((a, b) => a.expires - b.expires).slice(0, KEYS);
+      for (const { id, expires } of soonest) keyExpiry.set({ id }, expires / 1000);
+    },
   };
 }
 

@@ -1,9 +1,10 @@
 import type { FastifyBaseLogger } from "fastify";
 import { Counter, Gauge } from "prom-client";
 import { z } from "zod";
-import { createMetrics } from "../observability/metrics.ts";
+import type { CallAudit, CallLimits } from "../mcp/call-gate.ts";
+import type { Metrics } from "../observability/metrics.ts";
 import { createRuntime } from "../services/runtime.ts";
-import { type Child, type ChildCommand, startChild } from "./child.ts";
+import { type Child, type ChildCommand, type ServerDescription, startChild } from "./child.ts";
 import { type ChildLimits, createChildren } from "./children.ts";
 import { createProxyProtocol } from "./proxy-protocol.ts";
 
@@ -13,21 +14,27 @@ export interface StdioProxyOptions {
   /** This server's own name and version, for operators; clients see those of the command. */
   readonly name: string;
   readonly version: string;
+  /** What {@link lookAtCommand} has found. */
+  readonly found: FoundServer;
+  readonly metrics: Metrics;
+  readonly callLimits: CallLimits;
+  readonly audit: CallAudit;
   readonly log: FastifyBaseLogger;
+}
+
+/** What a stdio server says of itself. */
+export interface FoundServer extends ServerDescription {
+  /** Names of its tools, as many as get a metric's label of their own. */
+  readonly tools: readonly string[];
 }
 
 /** Tools that get a metric's label of their own; the rest are counted together. */
 const LABELLED_TOOLS = 200;
 
-/**
- * Puts a stdio server behind this one's listeners. The command is started once at the beginning, so that one that does
- * not work is told at once, to learn what it offers.
- *
- * @throws Error naming the command, when it cannot be started or does not speak the protocol.
- */
-export async function createStdioProxy({ command, limits, name, version, log }: StdioProxyOptions) {
-  let description = await firstLook(command, log);
-  const metrics = createMetrics(description.tools);
+/** Puts a stdio server behind this one's listeners. */
+export function createStdioProxy(options: StdioProxyOptions) {
+  const { command, limits, name, version, found, metrics, callLimits, audit, log } = options;
+  let description: ServerDescription = found;
   const registers = [metrics.registry];
   const starts = new Counter({
     name: "mcp_child_starts_total",
@@ -49,8 +56,15 @@ export async function createStdioProxy({ command, limits, name, version, log }: 
   });
   return {
     description: () => description,
-    protocol: createProxyProtocol({ children, description: () => description, metrics, log }),
-    metrics,
+    protocol: createProxyProtocol({
+      children,
+      description: () => description,
+      tools: found.tools,
+      limits: callLimits,
+      audit,
+      metrics,
+      log,
+    }),
     runtime: createRuntime(name, version),
     work: {
       get running() {
@@ -64,7 +78,12 @@ export async function createStdioProxy({ command, limits, name, version, log }: 
   };
 }
 
-async function firstLook(command: ChildCommand, log: FastifyBaseLogger) {
+/**
+ * Starts the command once before it is served, so that one that does not work is told at once, to learn what it offers.
+ *
+ * @throws Error naming the command, when it cannot be started or does not speak the protocol.
+ */
+export async function lookAtCommand(command: ChildCommand, log: FastifyBaseLogger): Promise<FoundServer> {
   let child: Child;
   try {
     child = await startChild(command, {

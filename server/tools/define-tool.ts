@@ -88,6 +88,8 @@ export interface CallContext extends Omit<Services, "workspaces"> {
   readonly workspace: Workspace;
   /** Aborts when the caller cancels or goes away. */
   readonly signal: AbortSignal;
+  /** W3C trace id of the request, where it came with one. */
+  readonly traceId?: string | undefined;
   readonly log: FastifyBaseLogger;
 }
 

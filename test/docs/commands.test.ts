@@ -252,6 +252,14 @@ describe("other commands", () => {
       "--allow-blob-public-access",
       "--allow-shared-key-access",
     ],
+    "storage account list": ["--resource-group", "--query", "--output"],
+    "storage account update": [
+      "--resource-group",
+      "--name",
+      "--immutability-period",
+      "--immutability-state",
+      "--allow-append",
+    ],
     "storage container create": ["--name", "--account-name", "--auth-mode"],
     "vm list-usage": ["--location", "--query", "--output"],
   };

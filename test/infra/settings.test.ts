@@ -60,6 +60,19 @@ describe("profiles", () => {
     expect(dev.server.commands).toEqual({ isolation: "auto", network: true, programs: undefined });
   });
 
+  it("keep the audit trail longer, and harder, the more depends on it", () => {
+    expect(settingsOf("dev")).toMatchObject({ audit: { retentionDays: 30, immutable: false } });
+    expect(settingsOf("staging")).toMatchObject({ audit: { retentionDays: 90, immutable: false } });
+    expect(settingsOf("prod", PROD)).toMatchObject({ audit: { retentionDays: 365, immutable: true } });
+    expect(["dev", "staging"].map((stack) => settingsOf(stack).server.auditFailure)).toEqual(["open", "open"]);
+    expect(settingsOf("prod", PROD).server.auditFailure).toBe("closed");
+    const own = { auditRetentionDays: "2556", auditImmutable: "on", auditFailure: "closed" };
+    expect(settingsOf("dev", own)).toMatchObject({
+      audit: { retentionDays: 2556, immutable: true },
+      server: { auditFailure: "closed" },
+    });
+  });
+
   it("log people in at Entra, and take keys in dev alone", () => {
     const entra = { allowedTenants: [], clientIds: [], roleAssignments: [] };
     expect(settingsOf("dev").authentication).toEqual({ apiKeys: true, entra });

@@ -10,7 +10,7 @@ import { parseEnvironment } from "../../server/config.ts";
 import { createLogger } from "../../server/observability/logging.ts";
 import { startServer } from "../infra/cli/server-process.ts";
 import { longAgo, recordOf, registerOf } from "./keys.ts";
-import { temporaryDirectory } from "./running-app.ts";
+import { temporaryDirectory, testApp } from "./running-app.ts";
 import { websocketUrl } from "./websocket-client.ts";
 
 const KEY = "mcp_dev_first";
@@ -119,6 +119,35 @@ async function replace(path: string, text: string): Promise<void> {
   await writeFile(`${path}.new`, text);
   await rename(`${path}.new`, path);
 }
+
+describe("what the metrics tell of keys", () => {
+  test("is when the last key in use of each name ends, by its id, of at most a hundred", async () => {
+    const soon = new Date(Date.now() + 60_000).toISOString();
+    const later = new Date(Date.now() + 120_000).toISOString();
+    const rotatedAway = recordOf(KEY, { name: "ci", expires: soon });
+    const successor = recordOf(OTHER, { name: "ci", expires: later });
+    const path = join(await temporaryDirectory(), "keys.json");
+    await writeFile(
+      path,
+      registerOf(
+        successor,
+        rotatedAway,
+        recordOf("mcp_dev_revoked", { name: "revoked", revoked: longAgo }),
+        recordOf("mcp_dev_ended", { name: "ended", expires: longAgo }),
+        ...Array.from({ length: 120 }, (_, at) => recordOf(`mcp_dev_many-${at}`, { name: `many-${at}` })),
+      ),
+    );
+    const { operator } = await testApp({ AUTH_MODE: "api-key", API_KEYS_FILE: path });
+    const { body } = await operator.inject({ url: "/metrics", headers: { host: "127.0.0.1" } });
+    const series = body.split("\n").filter((line) => line.startsWith("mcp_api_key_expiry_timestamp_seconds"));
+    expect(series).toHaveLength(100);
+    expect(series).toContain(
+      `mcp_api_key_expiry_timestamp_seconds{id="${successor.id}"} ${Date.parse(successor.expires) / 1000}`,
+    );
+    expect(series.join()).not.toContain(rotatedAway.id);
+    expect(body).not.toMatch(/revoked|many-/);
+  });
+});
 
 describe("a register in a file", () => {
   test("is reread when it changes, and kept when it is gone or has a fault", async () => {

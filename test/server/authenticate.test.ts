@@ -85,7 +85,7 @@ describe("a ticket", () => {
   const caller: Caller = Object.freeze({ subject: "key:1", method: "api-key", role: "reader" });
   const origin = "https://app.example.com";
   const tickets = {
-    redeem: async (ticket: string, from?: string) => (ticket === "good" && from === origin ? caller : undefined),
+    redeem: async (ticket: string, from?: string) => (ticket === "good" && from === origin ? { caller } : undefined),
   };
   const authenticate = createAuthenticate({ mode: "api-key", keys, tickets });
 

@@ -14,6 +14,8 @@ import {
   TENANT,
   USER,
 } from "./entra-authority.ts";
+import { listening, testApp } from "./running-app.ts";
+import { websocketUrl } from "./websocket-client.ts";
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
@@ -146,7 +148,7 @@ describe("tokens that were verified", () => {
     const [token, renewed] = [await mint(), await mint({ jti: "renewed" })];
     expect(entra.known(token)).toBeUndefined();
     const caller = callerIn(await entra.verify(token));
-    expect(entra.known(token)).toBe(caller);
+    expect(entra.known(token)?.caller).toBe(caller);
     expect(Object.isFrozen(caller)).toBe(true);
     expect(entra.known(renewed)).toBeUndefined();
     expect(callerIn(await entra.verify(renewed))).toBe(caller);
@@ -236,5 +238,45 @@ describe("roles", () => {
       role: "admin",
       client: expect.stringMatching(/^4{8}/),
     });
+  });
+});
+
+describe("a WebSocket that a token opened", () => {
+  const PAGE = "https://app.example.com";
+
+  test.each([
+    ["itself", (token: string) => [["mcp"], { authorization: `Bearer ${token}` }] as const],
+    [
+      "by a ticket",
+      async (token: string, url: URL) => {
+        const headers = { authorization: `Bearer ${token}`, origin: PAGE };
+        const response = await fetch(`${url.href}/ws/ticket`, { method: "POST", headers });
+        const { ticket } = (await response.json()) as { ticket: string };
+        return [["mcp", `ticket.${ticket}`], { origin: PAGE }] as const;
+      },
+    ],
+  ])("%s serves until the token ends, and no longer", async (_how, credentials) => {
+    const authority = await entraAuthority();
+    onTestFinished(() => void authority.close());
+    const clock = { ms: Date.now() };
+    const server = await testApp(entraEnvironment(authority, { ALLOWED_ORIGINS: PAGE }), undefined, {
+      now: () => clock.ms,
+    });
+    const url = await listening(server);
+    const [protocols, headers] = await credentials(await authority.mint(), url);
+    const socket = new WebSocket(websocketUrl(url), { protocols, headers } as unknown as string[]);
+    const closed = new Promise<CloseEvent>((resolve) => socket.addEventListener("close", resolve, { once: true }));
+    await new Promise((resolve) => socket.addEventListener("open", resolve, { once: true }));
+    const ping = async (id: number) => {
+      const answer = new Promise((resolve) => socket.addEventListener("message", resolve, { once: true }));
+      socket.send(JSON.stringify({ jsonrpc: "2.0", id, method: "ping" }));
+      return Promise.race([answer.then(() => "answered"), closed.then(({ code }) => code)]);
+    };
+    expect(await ping(1)).toBe("answered");
+    clock.ms += HOUR;
+    expect(await ping(2)).toBe("answered");
+    // What a request with the same token has beyond its end, for clocks that differ.
+    clock.ms += (CLOCK_SKEW_SECONDS + 1) * 1000;
+    expect(await ping(3)).toBe(1008);
   });
 });

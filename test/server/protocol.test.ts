@@ -187,7 +187,7 @@ describe("a call in progress", () => {
     expect(await call).toBe("gone");
     await expect
       .poll(() => server.events())
-      .toContainEqual(expect.objectContaining({ event: "tool.called", status: "cancelled" }));
+      .toContainEqual(expect.objectContaining({ event: "tool.called", outcome: "cancelled" }));
     expect((await server.operator.inject("/metrics")).body).toContain(
       'mcp_tool_calls_total{tool="wait",status="cancelled"} 1',
     );

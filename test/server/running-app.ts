@@ -2,10 +2,10 @@ import { mkdtemp, realpath, rm } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PassThrough } from "node:stream";
 import { onTestFinished } from "vitest";
 import { type App, buildApp } from "../../server/app.ts";
 import { type Config, parseEnvironment } from "../../server/config.ts";
+import type { LineWatcher, LineWriter } from "../../server/observability/line-writer.ts";
 import { createLogger } from "../../server/observability/logging.ts";
 import { resourceSources } from "../../server/resources/index.ts";
 import { createFileWatch } from "../../server/services/watch.ts";
@@ -21,7 +21,7 @@ export async function temporaryDirectory(atEnd: AtEnd = onTestFinished): Promise
 
 export interface TestApp extends App {
   readonly config: Config;
-  /** The log's events so far. */
+  /** What the log and the audit trail have told so far, an event a line, in one stream as in a server's. */
   events(): Record<string, unknown>[];
 }
 
@@ -38,11 +38,11 @@ export async function testApp(
   const workspace = await temporaryDirectory(atEnd);
   const config = parseEnvironment({ WORKSPACE_PATH: workspace, PORT: "0", METRICS_PORT: "0", ...env });
   const lines: string[] = [];
-  const destination = new PassThrough();
-  destination.on("data", (chunk: Buffer) => lines.push(...chunk.toString().split("\n").filter(Boolean)));
+  const stream = streamTo(lines);
   const built = await buildApp({
     config,
-    log: createLogger(config, destination),
+    log: createLogger(config, stream),
+    stream,
     sources: quickSources(),
     ...(tools && { tools }),
     ...options,
@@ -58,6 +58,23 @@ export async function testApp(
     config,
     events: () => lines.map((line) => JSON.parse(line) as Record<string, unknown>),
   });
+}
+
+/** A standard stream that is always read. */
+function streamTo(lines: string[]): LineWriter {
+  const watchers: LineWatcher[] = [];
+  return {
+    write(line) {
+      lines.push(line.trimEnd());
+      for (const watcher of watchers) watcher.written();
+      return true;
+    },
+    flush() {},
+    flushSync() {},
+    redirect() {},
+    failure: undefined,
+    watch: (watcher) => void watchers.push(watcher),
+  };
 }
 
 /** Listens, and returns the URL of the endpoint. */

@@ -25,15 +25,15 @@ function tickets() {
 describe("a ticket", () => {
   test("tells once who its caller is, as the same object", async () => {
     const { issue, redeem } = tickets();
-    const ticket = await issue(CALLER, PAGE);
+    const ticket = await issue({ caller: CALLER }, PAGE);
     expect(ticket).toMatch(/^[\w-]{43}$/);
-    expect(await redeem(ticket, PAGE)).toBe(CALLER);
+    expect((await redeem(ticket, PAGE))?.caller).toBe(CALLER);
     expect(await redeem(ticket, PAGE)).toBeUndefined();
   });
 
   test("is taken by one of two that come at once", async () => {
     const { issue, redeem } = tickets();
-    const ticket = await issue(CALLER, PAGE);
+    const ticket = await issue({ caller: CALLER }, PAGE);
     const found = await Promise.all([redeem(ticket, PAGE), redeem(ticket, PAGE)]);
     expect(found.filter((each) => each !== undefined)).toHaveLength(1);
   });
@@ -41,17 +41,24 @@ describe("a ticket", () => {
   test("of another replica is as good, and its caller the same object from then on", async () => {
     const { issue, replica } = tickets();
     const { redeem } = replica();
-    const caller = await redeem(await issue(CALLER));
+    const caller = (await redeem(await issue({ caller: CALLER })))?.caller;
     expect(caller).toEqual(CALLER);
     expect(Object.isFrozen(caller)).toBe(true);
-    expect(await redeem(await issue(CALLER))).toBe(caller);
+    expect((await redeem(await issue({ caller: CALLER })))?.caller).toBe(caller);
+  });
+
+  test("carries the end of the token that it was asked for with, and none for a key", async () => {
+    const { issue, replica } = tickets();
+    const expires = Date.now() + 3_600_000;
+    expect(await replica().redeem(await issue({ caller: CALLER, expires }))).toEqual({ caller: CALLER, expires });
+    expect(await replica().redeem(await issue({ caller: CALLER }))).toEqual({ caller: CALLER });
   });
 
   test("is too old after half a minute", async () => {
     const { issue, redeem, pass } = tickets();
-    const [one, other] = [await issue(CALLER), await issue(CALLER)];
+    const [one, other] = [await issue({ caller: CALLER }), await issue({ caller: CALLER })];
     pass(29);
-    expect(await redeem(one)).toBe(CALLER);
+    expect((await redeem(one))?.caller).toBe(CALLER);
     pass(1);
     expect(await redeem(other)).toBeUndefined();
   });
@@ -62,14 +69,14 @@ describe("a ticket", () => {
     ["an origin, fetched without one", undefined, PAGE],
   ])("of %s is refused, and used up", async (_what, fetched, shown) => {
     const { issue, redeem } = tickets();
-    const ticket = await issue(CALLER, fetched);
+    const ticket = await issue({ caller: CALLER }, fetched);
     expect(await redeem(ticket, shown)).toBeUndefined();
     expect(await redeem(ticket, fetched)).toBeUndefined();
   });
 
   test("is not in the store that it is kept in", async () => {
     const { issue, kept } = tickets();
-    const ticket = await issue(CALLER, PAGE);
+    const ticket = await issue({ caller: CALLER }, PAGE);
     expect(kept.join(" ")).not.toContain(ticket);
   });
 

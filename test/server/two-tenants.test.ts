@@ -473,7 +473,16 @@ describe("another server's tools", () => {
     };
     const info = { name: "proxied", version: "1" };
     const description = () => ({ info, capabilities: { tools: {} }, instructions: undefined });
-    const protocol = createProxyProtocol({ children, description, metrics: createMetrics([]), log });
+    const denials: unknown[] = [];
+    const protocol = createProxyProtocol({
+      children,
+      description,
+      tools: [],
+      limits: { admit: () => ({ release() {} }) },
+      audit: { decided: (decision) => void denials.push(decision), begin: () => ({ ended() {} }) },
+      metrics: createMetrics([]),
+      log,
+    });
     const [input, output] = [new PassThrough(), new PassThrough()];
     const transport = new StdioServerTransport(input, output);
     const served = serveConnection({ protocol, transport, caller: callerNamed(name), onerror: () => {} });
@@ -482,6 +491,7 @@ describe("another server's tools", () => {
     await client.connect(new PipeClientTransport(output, input));
     await expect(client.listTools()).rejects.toMatchObject(error);
     await expect(client.callTool({ name: "anything" })).rejects.toMatchObject(error);
+    expect(denials).toEqual([expect.objectContaining({ decision: "denied", tool: "anything" })]);
   });
 });
 

@@ -144,7 +144,7 @@ describe("a WebSocket connection", () => {
     }
     await expect
       .poll(() => server.events())
-      .toContainEqual(expect.objectContaining({ event: "tool.called", method: "api-key", status: "ok" }));
+      .toContainEqual(expect.objectContaining({ event: "tool.called", method: "api-key", outcome: "ok" }));
     await expect.poll(metrics).toContain('mcp_requests_total{method="tools/call",status="200"} 1');
     socket.close();
     await expect.poll(metrics).toContain("mcp_active_connections 0");

@@ -3,6 +3,7 @@ import type { CloudRequest, Created } from "../cloud-request.ts";
 import { at, hexOf, isProperties, type Properties, textAt, textMapAt } from "../values.ts";
 import { armId, parseArmId, resourceGroupId, sameId } from "./arm-id.ts";
 import { DEPLOYER } from "./deployer.ts";
+import { deafExport, lockOver } from "./log-ingestion.ts";
 import type { AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
 import { BUILT_IN_ROLES } from "./roles.ts";
 import { AZURE_TYPES } from "./types.ts";
@@ -55,6 +56,14 @@ export class FakeAzure {
     const type = typeOf(typeToken);
     const key = id.toLowerCase();
     if (!this.#resources.has(key)) return; // Azure answers 204, and so a second destroy goes through.
+    const lock = lockOver(id, this);
+    if (lock) {
+      throw azureError(
+        "ScopeLocked",
+        `The scope '${id}' cannot perform delete operation because following scope(s) are locked: '${String(lock.inputs.scope)}'. Please remove the lock and try again.`,
+        409,
+      );
+    }
     const below = (other: string) => other === key || other.startsWith(`${key}/`);
     const holders = [...this.#resources.values()].filter(
       (other) => !below(other.id.toLowerCase()) && other.uses.has(key),
@@ -88,7 +97,7 @@ export class FakeAzure {
   verify(): Fault[] {
     const faults: Fault[] = [];
     for (const resource of this.#resources.values()) {
-      const message = useless(resource, this) ?? mixedSubnets(resource, this);
+      const message = useless(resource, this) ?? mixedSubnets(resource, this) ?? deafExport(resource, this);
       if (message) faults.push({ name: resource.name, resource: resource.id, message });
     }
     return faults;

@@ -1,5 +1,5 @@
 import { azureError } from "../cloud-error.ts";
-import { at, guidOf, listAt, numberAt, objectAt, objectsAt, textAt } from "../values.ts";
+import { at, guidOf, listAt, numberAt, objectAt, objectsAt, type Properties, textAt } from "../values.ts";
 import { armId, resourceGroupId } from "./arm-id.ts";
 import type { FakeAzure } from "./azure.ts";
 import { DEPLOYER } from "./deployer.ts";
@@ -145,6 +145,27 @@ export const DATA_TYPES: Readonly<Record<string, AzureType>> = {
       statusOfPrimary: "available",
       creationTime: "2020-01-01T00:00:00Z",
     }),
+  },
+
+  "azure-native:storage:BlobServiceProperties": {
+    arm: `${ACCOUNT}/blobServices`,
+    names: ["accountName", "blobServicesName"],
+    located: false,
+    naming: {
+      pattern: /^default$/,
+      sentence: "The blob service of a storage account is named 'default', not '{name}'.",
+    },
+    check({ inputs, names, resourceGroup }, azure) {
+      const account = accountOf(resourceGroup, names, azure);
+      const immutable = account && at(account.inputs, "immutableStorageWithVersioning.enabled") === true;
+      if (immutable && inputs.isVersioningEnabled !== true) {
+        throw azureError(
+          "Conflict",
+          `Versioning cannot be disabled on account ${account.name}, which has version-level immutability.`,
+          409,
+        );
+      }
+    },
   },
 
   "azure-native:storage:Table": {
@@ -504,7 +525,7 @@ const ACCOUNT_SKUS: Readonly<Record<string, RegExp>> = {
   BlockBlobStorage: /^Premium_(LRS|ZRS)$/,
 };
 
-function checkAccount({ inputs, name }: AzureRequest, azure: FakeAzure): void {
+function checkAccount({ inputs, name, updates }: AzureRequest, azure: FakeAzure): void {
   const kind = textAt(inputs, "kind") ?? "";
   const sku = textAt(inputs, "sku.name") ?? "";
   const skus = ACCOUNT_SKUS[kind];
@@ -526,6 +547,7 @@ function checkAccount({ inputs, name }: AzureRequest, azure: FakeAzure): void {
       `The value '${tls}' is not allowed for property minimumTlsVersion.`,
     );
   }
+  checkImmutability(inputs, updates);
   checkNetworkRules(
     objectsAt(inputs, "networkRuleSet.ipRules").map((rule) => ({ value: rule.iPAddressOrRange })),
     "value",
@@ -535,6 +557,23 @@ function checkAccount({ inputs, name }: AzureRequest, azure: FakeAzure): void {
       azure.need(rule.virtualNetworkResourceId, "networkRuleSet.virtualNetworkRules.id", SUBNET),
       "Microsoft.Storage",
     );
+  }
+}
+
+/** Source: Microsoft, "Immutability policies at the blob version level". */
+function checkImmutability(inputs: Properties, updates: boolean): void {
+  const policy = objectAt(inputs, "immutableStorageWithVersioning.immutabilityPolicy");
+  if (Object.keys(policy).length === 0) return;
+  const fault = (message: string) => azureError("InvalidStorageAccountImmutabilityPolicy", message);
+  if (at(inputs, "immutableStorageWithVersioning.enabled") !== true) {
+    throw fault("Storage account level default immutability policy cannot be set as account level WORM is disabled.");
+  }
+  const days = numberAt(policy, "immutabilityPeriodSinceCreationInDays");
+  if (days === undefined || days < 1 || days > 146_000) {
+    throw fault(`The immutability period must be 1 to 146000 days, and is ${String(days)}.`);
+  }
+  if (policy.state === "Locked" && !updates) {
+    throw fault("An immutability policy can only be created in state Disabled or Unlocked.");
   }
 }
 

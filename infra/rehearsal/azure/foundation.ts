@@ -132,6 +132,26 @@ export const FOUNDATION_TYPES: Readonly<Record<string, AzureType>> = {
     check: checkFederatedCredential,
   },
 
+  "azure-native:authorization:ManagementLockByScope": {
+    arm: "Microsoft.Authorization/locks",
+    names: ["lockName"],
+    scope: "anyResource",
+    scopeProperty: "scope",
+    located: false,
+    naming: {
+      pattern: /^[^<>%&:\\?/]{1,90}$/,
+      code: "InvalidLockName",
+      sentence: "The lock name '{name}' is invalid: 1 to 90 characters, none of them < > % & : \\ ? /.",
+    },
+    required: ["level"],
+    check({ inputs }) {
+      const level = textAt(inputs, "level") ?? "";
+      if (!["CanNotDelete", "ReadOnly"].includes(level)) {
+        throw azureError("InvalidLock", `The lock level '${level}' is not one of CanNotDelete, ReadOnly.`);
+      }
+    },
+  },
+
   "azure-native:authorization:RoleDefinition": {
     arm: "Microsoft.Authorization/roleDefinitions",
     names: ["roleDefinitionId"],

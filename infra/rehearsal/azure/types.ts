@@ -1,6 +1,7 @@
 import { CONTAINER_TYPES } from "./containers.ts";
 import { DATA_TYPES } from "./data.ts";
 import { FOUNDATION_TYPES } from "./foundation.ts";
+import { LOG_INGESTION_TYPES } from "./log-ingestion.ts";
 import { NETWORK_TYPES } from "./network.ts";
 import type { AzureType } from "./resource-type.ts";
 import { TELEMETRY_TYPES } from "./telemetry.ts";
@@ -12,4 +13,5 @@ export const AZURE_TYPES: Readonly<Record<string, AzureType>> = {
   ...CONTAINER_TYPES,
   ...DATA_TYPES,
   ...TELEMETRY_TYPES,
+  ...LOG_INGESTION_TYPES,
 };

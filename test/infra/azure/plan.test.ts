@@ -15,6 +15,7 @@ import {
 
 /** Resource types that Azure has no tags for. */
 const UNTAGGED = new Set([
+  "authorization:ManagementLockByScope",
   "authorization:RoleAssignment",
   "authorization:RoleDefinition",
   "containerservice:MaintenanceConfiguration",
@@ -23,9 +24,12 @@ const UNTAGGED = new Set([
   "network:PrivateDnsZoneGroup",
   "network:Subnet",
   "network:VirtualNetworkPeering",
+  "operationalinsights:DataExport",
+  "operationalinsights:Table",
   "redisenterprise:AccessPolicyAssignment",
   "redisenterprise:Database",
   "servicebus:Queue",
+  "storage:BlobServiceProperties",
   "storage:FileShare",
   "storage:Table",
 ]);
@@ -57,6 +61,8 @@ function one(stack: StackName, type: string, name?: string): Asked {
 const list = (value: unknown) => (Array.isArray(value) ? value : []) as Inputs[];
 const at = (value: unknown, ...path: (string | number)[]): unknown =>
   path.reduce<unknown>((v, key) => (v as Record<string | number, unknown> | undefined)?.[key], value);
+/** Those of the job table and of the workspace; the copy of the audit trail is another matter. */
+const ownData = (stack: StackName) => all(stack, "storage:StorageAccount").filter((r) => r.name.startsWith("storage-"));
 const cluster = (stack: StackName) => one(stack, "containerservice:ManagedCluster").inputs;
 const vault = (stack: StackName) => one(stack, "keyvault:Vault").inputs.properties as Inputs;
 const registry = (stack: StackName) => one(stack, "containerregistry:Registry").inputs;
@@ -198,6 +204,7 @@ describe.each(STACKS)("%s", (stack) => {
     };
     expect(rolesOf("mcp-server")).toEqual([
       "key-vault-secrets-user on Vault",
+      "monitoring-metrics-publisher on DataCollectionRule",
       "service-bus-data-sender on Queue",
       "storage-table-data-contributor on Table",
     ]);
@@ -228,7 +235,7 @@ describe.each(STACKS)("%s", (stack) => {
 
   it("closes both storage accounts to everyone but the cluster", () => {
     const node = one(stack, "network:Subnet", "network-nodes").id;
-    const accounts = all(stack, "storage:StorageAccount");
+    const accounts = ownData(stack);
     expect(accounts).toHaveLength(2);
     for (const { inputs } of accounts) {
       expect(inputs.networkRuleSet).toMatchObject({ defaultAction: "Deny", ipRules: [] });
@@ -433,7 +440,7 @@ describe("prod with ranges", () => {
     for (const type of ["servicebus:Namespace", "redisenterprise:RedisEnterprise"]) {
       expect(one("prod", type).inputs.publicNetworkAccess).toBe("Disabled");
     }
-    for (const account of all("prod", "storage:StorageAccount")) {
+    for (const account of ownData("prod")) {
       expect(account.inputs.publicNetworkAccess).toBe("Disabled");
     }
   });
@@ -461,6 +468,7 @@ describe("prod with ranges", () => {
     expect([...guarded].sort()).toEqual([
       "containerregistry:Registry",
       "keyvault:Vault",
+      "operationalinsights:Table",
       "operationalinsights:Workspace",
       "redisenterprise:RedisEnterprise",
       "servicebus:Namespace",

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { isSecret, type Output, runtime } from "@pulumi/pulumi";
 import { MockMonitor, type MockResourceArgs } from "@pulumi/pulumi/runtime/mocks.js";
+import { AuditTrail } from "../../../infra/azure/audit-trail.ts";
 import { Cache } from "../../../infra/azure/cache.ts";
 import { Cluster } from "../../../infra/azure/cluster.ts";
 import { KeyVault } from "../../../infra/azure/key-vault.ts";
@@ -114,6 +115,7 @@ export async function planAzure(stack: string, config: Record<string, string> = 
 async function azureHalf(settings: Settings): Promise<Sensitive> {
   const site = await Site.create("site", settings);
   const telemetry = new Telemetry("telemetry", { site, retentionDays: settings.logRetentionDays });
+  const auditTrail = new AuditTrail("audit", { site, settings, telemetry });
   const network = new Network("network", { site, settings });
   const { privateLink } = network;
   const registry = new Registry("registry", { site, settings, telemetry, privateLink });
@@ -131,6 +133,7 @@ async function azureHalf(settings: Settings): Promise<Sensitive> {
   const worker = new WorkloadIdentity("job-worker", account("mcp-system", "job-worker"));
   const scaler = new WorkloadIdentity("keda", account("keda", "keda-operator"));
   vault.grantReadSecrets(server);
+  auditTrail.grantWrite(server);
   vault.addSecret("api-key", "mcp_dev_secret");
   jobs.grantSend(server);
   jobs.grantReceive(worker);
@@ -186,6 +189,8 @@ function answer(token: string): Inputs {
 
 /** The input that holds a resource's own name, the most specific one first. */
 const NAME_INPUTS = [
+  ["operationalinsights:Table", "tableName"],
+  ["operationalinsights:Workspace", "workspaceName"],
   ["network:Subnet", "subnetName"],
   ["network:PublicIPAddress", "publicIpAddressName"],
   ["network:VirtualNetworkPeering", "virtualNetworkPeeringName"],

@@ -10,6 +10,7 @@ import { Keda } from "../../../infra/platform/keda.ts";
 import { Logging } from "../../../infra/platform/logging.ts";
 import { Monitoring } from "../../../infra/platform/monitoring.ts";
 import { parseSettings, type Settings } from "../../../infra/settings.ts";
+import { Alerts } from "../../../infra/workload/alerts.ts";
 import { ApiKey } from "../../../infra/workload/api-key.ts";
 import { ServerImage } from "../../../infra/workload/image.ts";
 import { McpServer } from "../../../infra/workload/mcp-server.ts";
@@ -176,9 +177,18 @@ export async function planCluster(stack: string, config: Record<string, string> 
         storage: { tableEndpoint: output("https://stmcptestjob.table.core.windows.net/"), tableName: output("jobs") },
         cache: settings.cache && { host: output("amr-mcp-test.eastus2.redis.azure.net"), port: 10_000 },
         telemetry: { connectionString: secret(CONNECTION_STRING) },
+        auditTrail: {
+          endpoint: output("https://dce-mcp-test-x1y2.eastus2-1.ingest.monitor.azure.com"),
+          ruleId: output(`dcr-${"0".repeat(32)}`),
+        },
       },
     },
     { ...inCluster, dependsOn: [keda, envoy] },
+  );
+  new Alerts(
+    "alerts",
+    { namespace, apiKeys: settings.authentication.apiKeys, sharedStore: settings.cache !== undefined },
+    { ...inCluster, dependsOn: monitoring },
   );
 
   const [endpoint, healthUrl] = await Promise.all([settle(mcpServer.endpoint), settle(mcpServer.healthUrl)]);

@@ -56,6 +56,46 @@ function subscription(): FakeCloud {
   return cloud;
 }
 
+/** The least that a table, the way into it and an export of it have. */
+const LINES = [
+  { name: "TimeGenerated", type: "datetime" },
+  { name: "Line", type: "string" },
+];
+const LOGS = `${IN_GROUP}/Microsoft.OperationalInsights/workspaces/log-test`;
+const logEntry = azure("monitor:DataCollectionEndpoint", { dataCollectionEndpointName: "dce-test" });
+const logTable = (schema: Properties, inputs: Properties = {}) =>
+  azure("operationalinsights:Table", {
+    workspaceName: "log-test",
+    tableName: "Own_CL",
+    schema: { name: "Own_CL", columns: LINES, ...schema },
+    ...inputs,
+  });
+const logRule = (flow: Properties) =>
+  azure("monitor:DataCollectionRule", {
+    dataCollectionRuleName: "dcr-test",
+    dataCollectionEndpointId: `${IN_GROUP}/Microsoft.Insights/dataCollectionEndpoints/dce-test`,
+    streamDeclarations: { "Custom-Own": { columns: LINES } },
+    destinations: { logAnalytics: [{ name: "logs", workspaceResourceId: LOGS }] },
+    dataFlows: [{ streams: ["Custom-Own"], destinations: ["logs"], outputStream: "Custom-Own_CL", ...flow }],
+  });
+const logCopy = (policy: Properties, inputs: Properties = {}) =>
+  azure("storage:StorageAccount", {
+    accountName: "staudit",
+    kind: "StorageV2",
+    sku: { name: "Standard_LRS" },
+    immutableStorageWithVersioning: {
+      enabled: true,
+      immutabilityPolicy: { state: "Unlocked", immutabilityPeriodSinceCreationInDays: 30, ...policy },
+    },
+    ...inputs,
+  });
+const logExport = azure("operationalinsights:DataExport", {
+  workspaceName: "log-test",
+  dataExportName: "audit-copy",
+  resourceId: `${IN_GROUP}/Microsoft.Storage/storageAccounts/staudit`,
+  tableNames: ["Own_CL"],
+});
+
 const VNET = `${IN_GROUP}/Microsoft.Network/virtualNetworks/vnet-test`;
 const NODES = `${VNET}/subnets/nodes`;
 const REGISTRY = `${IN_GROUP}/Microsoft.ContainerRegistry/registries/crtest12345`;
@@ -507,6 +547,56 @@ const REFUSALS: readonly Case[] = [
     diagnostics(REGISTRY, { workspaceId: undefined }),
     "At least one data sink needs to be specified.",
   ],
+  // The audit trail
+  [
+    "a table without a time",
+    logTable({ columns: [{ name: "Line", type: "string" }] }),
+    "has no column 'TimeGenerated' of type 'datetime'",
+  ],
+  [
+    "a column that Log Analytics keeps for itself",
+    logTable({ columns: [...LINES, { name: "TenantId", type: "string" }] }),
+    "The column name 'TenantId' is invalid or reserved.",
+  ],
+  [
+    "a table kept for three and a half years",
+    logTable({}, { totalRetentionInDays: 1277 }),
+    "'TotalRetentionInDays' of table Own_CL is 1277",
+  ],
+  ["a rule for a table that is not there", logRule({}), "InvalidOutputTable: Table for output stream", [logEntry]],
+  [
+    "a rule without its endpoint",
+    logRule({}),
+    "dataCollectionEndpoints/dce-test' under resource group 'rg-test' was not found",
+    [logTable({})],
+  ],
+  [
+    "a transformation whose columns the table does not have",
+    logRule({ transformKql: "source | project TimeGenerated, Line, Other = tostring(Line)" }),
+    "InvalidTransformOutput: Types of transform output columns do not match",
+    [logTable({}), logEntry],
+  ],
+  [
+    "an immutable copy that is locked from the start",
+    logCopy({ state: "Locked" }),
+    "can only be created in state Disabled or Unlocked",
+  ],
+  [
+    "an export of a table that is not there",
+    logExport,
+    "The table 'Own_CL' does not exist in workspace log-test.",
+    [logCopy({})],
+  ],
+  [
+    "an immutable account without versions",
+    azure("storage:BlobServiceProperties", {
+      accountName: "staudit",
+      blobServicesName: "default",
+      isVersioningEnabled: false,
+    }),
+    "Versioning cannot be disabled on account staudit",
+    [logCopy({})],
+  ],
   // AKS
   [
     "a cluster without identity",
@@ -814,7 +904,35 @@ describe("over its life", () => {
   });
 });
 
+describe("a lock", () => {
+  test("keeps what it is on, and what that contains, until it is gone itself", () => {
+    const cloud = subscription();
+    const { id: table } = cloud.create(logTable({}));
+    const lock = cloud.create(
+      azure("authorization:ManagementLockByScope", { scope: LOGS, lockName: "kept", level: "CanNotDelete" }),
+    );
+    for (const [type, id] of [
+      ["operationalinsights:Table", table],
+      ["operationalinsights:Workspace", LOGS],
+    ] as const) {
+      expect(() => cloud.delete(`azure-native:${type}`, id)).toThrow("ScopeLocked");
+    }
+    cloud.delete("azure-native:authorization:ManagementLockByScope", lock.id);
+    expect(() => cloud.delete("azure-native:operationalinsights:Workspace", LOGS)).not.toThrow();
+  });
+});
+
 describe("once everything is there", () => {
+  test("an export to an account that does not let Azure Monitor in is found", () => {
+    const cloud = subscription();
+    cloud.create(logTable({}));
+    cloud.create(logCopy({}, { networkRuleSet: { defaultAction: "Deny", bypass: "None" } }));
+    cloud.create(logExport);
+    expect(cloud.verify().map((fault) => fault.message)).toContainEqual(
+      expect.stringContaining("admits no Azure services"),
+    );
+  });
+
   test("a role on a resource where it permits nothing is found", () => {
     const cloud = subscription();
     cloud.create(grant({ scope: BUS }));
