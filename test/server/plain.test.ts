@@ -335,8 +335,8 @@ test("each call is on record once, whichever way it goes", async () => {
     ["tool.called", "image", "ok"],
     ["tool.called", "fails", "failed"],
     ["tool.called", "asks", "asked"],
-    ["tool.broken", "breaks", undefined],
     ["tool.called", "breaks", "broken"],
+    ["tool.broken", "breaks", undefined],
   ]);
 });
 
