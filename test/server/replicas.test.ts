@@ -1,9 +1,11 @@
+import { AsyncLocalStorage } from "node:async_hooks";
 import type { ChildProcess } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdtemp, realpath, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
+import { inspect } from "node:util";
 import { Client as ModernClient, StreamableHTTPClientTransport as ModernHttp } from "@modelcontextprotocol/client";
 import { Client as FirstClient } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport as FirstHttp } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
@@ -70,14 +72,15 @@ async function startReplica(): Promise<ServerProcess> {
 }
 
 function wayOf() {
-  let replica: URL | undefined;
+  // What else the same client sends meanwhile goes by way of the proxy.
+  const places = new AsyncLocalStorage<{ replica?: URL }>();
   const stream = Promise.withResolvers<void>();
   return {
     options: {
       requestInit: { headers },
       reconnectionOptions,
       async fetch(url: string | URL, init?: RequestInit) {
-        const response = await fetch(replica ?? url, init);
+        const response = await fetch(places.getStore()?.replica ?? url, init);
         if (init?.method === "GET" && response.ok) stream.resolve();
         return response;
       },
@@ -85,11 +88,12 @@ function wayOf() {
     /** Resolves when a session's own stream is open. */
     streaming: stream.promise,
     async at<Result>({ url }: ServerProcess, send: () => Promise<Result>): Promise<Result> {
-      replica = url;
+      const place: { replica?: URL } = { replica: url };
       try {
-        return await send();
+        return await places.run(place, send);
       } finally {
-        replica = undefined;
+        // Streams that were opened in it are opened anew elsewhere.
+        delete place.replica;
       }
     },
   };
@@ -341,7 +345,7 @@ test("a replica that is killed takes along the calls in flight on it, which fail
   // Each has one call in flight, at most; over HTTP the proxy knows which were the killed one's.
   for (const { failed } of steady) expect(failed.length).toBeLessThanOrEqual(1);
   const overHttp = steady.filter(({ caller }) => caller.name !== "socket").flatMap(({ failed }) => failed);
-  const reasons = overHttp.map(({ why }) => String(why));
+  const reasons = overHttp.map(({ why }) => inspect(why));
   expect(reasons, reasons.join("\n")).toHaveLength(proxy.posts(killed.url).cutOff);
 });
 
