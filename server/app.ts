@@ -9,13 +9,14 @@ import Fastify, {
 import { z } from "zod";
 import type { Authenticate } from "./auth/authenticate.ts";
 import { createChallenge } from "./auth/challenge.ts";
+import { createCors } from "./auth/cors.ts";
 import type { Failures } from "./auth/failures.ts";
 import { createIdentity } from "./auth/identity.ts";
 import { registerOauthFront } from "./auth/oauth-front.ts";
 import { registerOauthMetadata } from "./auth/oauth-metadata.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
 import { parseAccessPolicy } from "./auth/roles.ts";
-import { setSecurityHeaders } from "./auth/security-headers.ts";
+import { securityHeaders } from "./auth/security-headers.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
 import { createLimits, type Limits } from "./limits/limits.ts";
 import { createCallGate } from "./mcp/call-gate.ts";
@@ -211,6 +212,7 @@ export async function buildListeners(
     tickets: identity.tickets,
     challenge: createChallenge(config),
     refuseForeign: createRefuseForeign(config),
+    cors: createCors(config),
     audit,
     limits: shared.limits,
     metrics,
@@ -221,6 +223,7 @@ export async function buildListeners(
 
   const app = await listener(log, {
     trustProxy: config.TRUSTED_PROXY_HOPS,
+    publicUrl: config.PUBLIC_URL,
     audit,
   });
   // While draining, clients are asked to connect anew, which brings them to another replica. Event streams name their
@@ -329,12 +332,14 @@ function withinMemory(
 interface ListenerOptions {
   /** Proxies in front whose word on the client's address is taken. */
   readonly trustProxy?: number;
+  /** What clients call it by. */
+  readonly publicUrl?: string | undefined;
   readonly audit?: Pick<Audit, "decided"> | undefined;
 }
 
 async function listener(
   log: FastifyBaseLogger,
-  { trustProxy = 0, audit }: ListenerOptions = {},
+  { trustProxy = 0, publicUrl, audit }: ListenerOptions = {},
 ): Promise<FastifyInstance> {
   const app = Fastify({
     // Fastify's own lines below a warning are prose about what the server's events say already.
@@ -356,7 +361,7 @@ async function listener(
       socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
     },
   });
-  app.addHook("onRequest", setSecurityHeaders);
+  app.addHook("onRequest", securityHeaders(publicUrl));
   app.setNotFoundHandler((request, reply) => {
     const { method, ip: address } = request;
     const path = request.url.split("?", 1)[0] ?? "";

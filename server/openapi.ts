@@ -77,7 +77,9 @@ async function buildPages(routes: readonly Route[], { config, runtime }: Openapi
     },
     transform: ({ schema, url, route }) => {
       // The endpoint's other methods only say that they are not there.
-      const hide = url === "/mcp" && OPERATIONS[`${[route.method].flat().join()} ${url}`] === undefined;
+      const method = [route.method].flat().join();
+      // Browsers ask by OPTIONS of themselves; it is nobody's to call.
+      const hide = method === "OPTIONS" || (url === "/mcp" && OPERATIONS[`${method} ${url}`] === undefined);
       return { schema: hide ? { ...schema, hide } : schema, url };
     },
     transformObject: (document) => {

@@ -196,6 +196,8 @@ export class Gateway extends ComponentResource {
         spec: {
           targetRefs: [{ group: "gateway.networking.k8s.io", kind: "Gateway", name: GATEWAY.name }],
           tls: { minVersion: "1.2" },
+          // Clients go by the server's RateLimit headers; those of the proxy's coarser limit would contradict them.
+          headers: { disableRateLimitHeaders: true },
           // Bounds how slowly a request may arrive; it ends with the answer's first byte, so streams are not cut.
           timeout: { http: { requestReceivedTimeout: "60s", streamIdleTimeout: "1h" } },
         },

@@ -84,6 +84,12 @@ const IDLE = "60s";
 /** Streams that one proxy keeps open at a time: Envoy's own limit, 1024, would answer the next with 503. */
 const STREAMS = 8192;
 
+/**
+ * Requests a minute from one address to one proxy: twice what the server grants a caller (RATE_LIMIT_PER_MINUTE), since
+ * an office has one address. The address is the caller's own; the public address is IPv4.
+ */
+const ADDRESS_LIMIT = 1200;
+
 export interface McpServerArgs {
   readonly settings: Settings["server"];
   readonly namespace: WorkloadNamespace;
@@ -132,7 +138,7 @@ export class McpServer extends ComponentResource {
     this.#scrape(args, service);
     this.#scale(args, deployment);
     const route = this.#createRoute(args, service);
-    this.#keepStreamsOpen(args, route);
+    this.#governTraffic(args, route);
     this.registerOutputs({ endpoint: this.endpoint, healthUrl: this.healthUrl });
   }
 
@@ -332,7 +338,7 @@ export class McpServer extends ComponentResource {
   }
 
   /** Envoy ends a request after 15 seconds unless told otherwise, and with it a tool at work or a stream of events. */
-  #keepStreamsOpen({ namespace }: McpServerArgs, route: CustomResource): void {
+  #governTraffic({ namespace }: McpServerArgs, route: CustomResource): void {
     customResource<IBackendTrafficPolicy>(
       `${NAME}-streams`,
       {
@@ -350,6 +356,19 @@ export class McpServer extends ComponentResource {
           loadBalancer: {
             type: "ConsistentHash",
             consistentHash: { type: "Headers", headers: [{ name: "Mcp-Session-Id" }] },
+          },
+          // Before the server's own limits, which are by caller and in agreement between replicas: this one costs no replica
+          // anything. Each proxy counts by itself, each of the route's paths apart.
+          rateLimit: {
+            type: "Local",
+            local: {
+              rules: [
+                {
+                  clientSelectors: [{ sourceCIDR: { type: "Distinct", value: "0.0.0.0/0" } }],
+                  limit: { requests: ADDRESS_LIMIT, unit: "Minute" },
+                },
+              ],
+            },
           },
           circuitBreaker: { maxConnections: STREAMS, maxParallelRequests: STREAMS },
         },

@@ -241,6 +241,16 @@ export function registerOauthFront(app: FastifyInstance, { config, failures }: F
       if (status >= 500) request.log.error({ event: "request.failed", err: error });
       return reply.code(status).send({ error: status >= 500 ? "server_error" : "invalid_request" });
     });
+    // A registration is JSON, for which a page has to ask.
+    for (const url of [OAUTH_PATHS.token, OAUTH_PATHS.register]) {
+      front.options(url, (_request, reply) => {
+        void reply
+          .code(204)
+          .header("access-control-allow-methods", "POST")
+          .header("access-control-allow-headers", "content-type, mcp-protocol-version")
+          .send();
+      });
+    }
     front.get(OAUTH_PATHS.authorize, { exposeHeadRoute: false }, authorize);
     front.post(OAUTH_PATHS.token, { bodyLimit: BODY_LIMIT }, token);
     front.post(OAUTH_PATHS.register, { bodyLimit: BODY_LIMIT }, register);

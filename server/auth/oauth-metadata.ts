@@ -41,6 +41,15 @@ export function registerOauthMetadata(app: FastifyInstance, config: MetadataConf
         .type("application/json")
         .send(body);
     });
+    // Clients send their protocol's version along, which a page has to ask for.
+    app.options(url, (_request, reply: FastifyReply) => {
+      void reply
+        .code(204)
+        .header("access-control-allow-origin", "*")
+        .header("access-control-allow-methods", "GET")
+        .header("access-control-allow-headers", "mcp-protocol-version")
+        .send();
+    });
   };
 
   const resourceMetadata = {

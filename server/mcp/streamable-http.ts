@@ -4,6 +4,7 @@ import { classifyInboundRequest, createMcpHandler } from "@modelcontextprotocol/
 import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Admitted, Authenticate, Authenticated, Credentials, Refusal } from "../auth/authenticate.ts";
 import type { Challenge } from "../auth/challenge.ts";
+import type { Cors } from "../auth/cors.ts";
 import type { RefuseForeign } from "../auth/origin.ts";
 import type { Tickets } from "../auth/tickets.ts";
 import type { Limits, Verdict } from "../limits/limits.ts";
@@ -44,6 +45,7 @@ interface StreamableHttpOptions {
   readonly stillHolds: (admitted: Admitted) => boolean;
   readonly tickets: Tickets;
   readonly refuseForeign: RefuseForeign;
+  readonly cors: Cors;
   readonly audit?: Pick<Audit, "decided"> | undefined;
   readonly limits: Limits;
   readonly metrics: Metrics;
@@ -61,7 +63,7 @@ const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
-  const { protocol, log, authenticate, stillHolds, tickets, challenge, refuseForeign } = options;
+  const { protocol, log, authenticate, stillHolds, tickets, challenge, refuseForeign, cors } = options;
   const { audit, limits, metrics, bodyLimit, leftAnswers } = options;
   const admitted = new WeakMap<FastifyRequest, Admitted>();
   const open = new Set<FastifyReply>();
@@ -184,6 +186,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       const { socket } = request.raw;
       const { bytesRead, bytesWritten } = socket;
       metrics.connectionOpened();
+      // First of all: a page may read refusals, too.
+      cors.admit(request, reply);
       // A WebSocket stays open for as long as its client likes; what is in progress on it is counted there.
       if (!request.ws) open.add(reply);
       // "close" comes after every end of an answer, a client that went away included.
@@ -234,6 +238,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
         refuse(reply, 403, TRANSPORT_ERROR, foreign);
         return;
       }
+      if (cors.answered(request, reply)) return;
       const settle = (outcome: Authenticated) => {
         if ("refusal" in outcome) return turnAway(request, reply, outcome.refusal);
         admitted.set(request, outcome);

@@ -98,6 +98,11 @@ export function createWebSockets({
       const ticket = await tickets.issue(admittedOf(request), request.headers.origin);
       return reply.header("cache-control", "no-store").send({ ticket, expiresInSeconds: TICKET_SECONDS });
     });
+    app.options(TICKET_PATH, async (_request, reply) => {
+      reply.header("allow", "POST");
+      refuse(reply, 405, TRANSPORT_ERROR, "Method not allowed: a ticket is asked for by POST.");
+      return reply;
+    });
     app.route({
       method: "GET",
       url: PATH,

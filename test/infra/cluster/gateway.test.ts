@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
+import { parseEnvironment } from "../../../server/config.ts";
 import { comesAfter, find, type PlannedCluster, planCluster, type Registered } from "./planned-cluster.ts";
 
 const CERTIFICATE = "kubernetes:cert-manager.io/v1:Certificate";
@@ -195,6 +196,29 @@ describe("the server's route", () => {
     const { timeout } = specOf<{ timeout: { http: { connectionIdleTimeout: string } } }>(policy);
     const kept = /KEEP_ALIVE_TIMEOUT_MS = ([\d_]+)/.exec(readFileSync("server/app.ts", "utf8"))?.[1]?.replace("_", "");
     expect(Number.parseInt(timeout.http.connectionIdleTimeout, 10) * 1000).toBeLessThan(Number(kept));
+  });
+
+  it("bounds what comes from one address, beside all that, and leaves the headers about limits to the server", () => {
+    const policy = find(plan, "kubernetes:gateway.envoyproxy.io/v1alpha1:BackendTrafficPolicy");
+    // A second policy for the same route would be in conflict with this one.
+    expect(specOf(policy)).toMatchObject({
+      rateLimit: {
+        type: "Local",
+        local: {
+          rules: [
+            {
+              clientSelectors: [{ sourceCIDR: { type: "Distinct", value: "0.0.0.0/0" } }],
+              limit: { requests: 1200, unit: "Minute" },
+            },
+          ],
+        },
+      },
+      loadBalancer: { type: "ConsistentHash" },
+    });
+    const client = find(plan, "kubernetes:gateway.envoyproxy.io/v1alpha1:ClientTrafficPolicy");
+    expect(specOf(client)).toMatchObject({ headers: { disableRateLimitHeaders: true }, tls: { minVersion: "1.2" } });
+    // More than one caller's share, or the gateway would refuse what the server grants.
+    expect(1200).toBeGreaterThan(parseEnvironment({}).RATE_LIMIT_PER_MINUTE);
   });
 
   it("brings what belongs to one session to the replica that has its stream", () => {
