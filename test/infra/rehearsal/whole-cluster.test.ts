@@ -206,7 +206,11 @@ const BROKEN: readonly Case[] = [
     [drop("Secret", "grafana-admin")],
     'secret "grafana-admin" not found: its values name it as existingSecret',
   ],
-  ["KEDA's kinds gone", [drop("Release", "kube-prometheus-stack")], 'no matches for kind "ServiceMonitor"'],
+  [
+    "Prometheus's kinds gone",
+    [drop("Release", "kube-prometheus-stack")],
+    'no matches for kind "PrometheusRule" in version "monitoring.coreos.com/v1"',
+  ],
   [
     "an API server nobody may talk to",
     [drop("RoleAssignment", "deployer-aks-cluster-admin-cluster")],
