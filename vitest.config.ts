@@ -1,7 +1,8 @@
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
 
-const processes = ["test/engine/**/*.test.ts", "test/server/**/*.test.ts", "test/conformance/**/*.test.ts"];
+/** What needs a worker of its own: the engine's clients, and a measurement of the heap. */
+const alone = ["test/engine/**/*.test.ts", "test/server/shared-store.test.ts"];
 
 // Each file's worker loads the same packages: compiled once. Node reads this when a worker starts.
 process.env.NODE_COMPILE_CACHE ??= fileURLToPath(new URL("node_modules/.cache/compiled/", import.meta.url));
@@ -18,10 +19,10 @@ export default defineConfig({
     expect: { poll: { timeout: 20_000 } },
     hookTimeout: 60_000,
     projects: [
-      // What a process owns (open files, signals) is the subject there.
-      { extends: true, test: { name: "processes", include: processes } },
-      // Pulumi and the cluster's schemas take seconds to load: once a worker, not once a file. Files share no state.
-      { extends: true, test: { name: "plans", include: ["test/**/*.test.ts"], exclude: processes, isolate: false } },
+      { extends: true, test: { name: "alone", include: alone } },
+      // Pulumi, the cluster's schemas and the SDKs take seconds to load: once a worker, not once a file. Files share no
+      // state.
+      { extends: true, test: { name: "together", include: ["test/**/*.test.ts"], exclude: alone, isolate: false } },
     ],
   },
 });
