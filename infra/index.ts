@@ -3,10 +3,11 @@ import { AuditTrail } from "./azure/audit-trail.ts";
 import { Cache } from "./azure/cache.ts";
 import { Cluster } from "./azure/cluster.ts";
 import { EntraApp } from "./azure/entra-app.ts";
+import { GithubAccess } from "./azure/github-access.ts";
 import { KeyVault } from "./azure/key-vault.ts";
 import { Network } from "./azure/network.ts";
 import { Registry } from "./azure/registry.ts";
-import { ServiceBus } from "./azure/service-bus.ts";
+import { queueReaderRole, ServiceBus } from "./azure/service-bus.ts";
 import { Site } from "./azure/site.ts";
 import { Storage } from "./azure/storage.ts";
 import { Telemetry } from "./azure/telemetry.ts";
@@ -59,6 +60,11 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
   storage.grantJobState(worker);
   cache?.grantUse(server);
   cache?.grantUse(worker);
+
+  // Who may deploy, beside people
+  const ownRoles = [queueReaderRole(site)];
+  const github =
+    settings.github && new GithubAccess("github", { site, settings, ...settings.github, cluster, ownRoles });
 
   // Who may call
   const { authentication } = settings;
@@ -129,5 +135,6 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
     image,
     entra,
     apiKey,
+    github,
   });
 }

@@ -2,6 +2,7 @@ import { type Input, interpolate, type Output, output } from "@pulumi/pulumi";
 import { REGISTER_SECRET } from "../server/auth/key-register.ts";
 import type { Cluster } from "./azure/cluster.ts";
 import type { EntraApp } from "./azure/entra-app.ts";
+import type { GithubAccess } from "./azure/github-access.ts";
 import type { KeyVault } from "./azure/key-vault.ts";
 import type { Registry } from "./azure/registry.ts";
 import type { Site } from "./azure/site.ts";
@@ -15,7 +16,7 @@ import type { McpServer } from "./workload/mcp-server.ts";
 
 export interface StackOutputsArgs {
   readonly settings: Settings;
-  readonly site: Pick<Site, "resourceGroupName">;
+  readonly site: Pick<Site, "resourceGroupName" | "tenantId" | "subscriptionId">;
   readonly cluster: Pick<Cluster, "name">;
   readonly registry: Pick<Registry, "loginServer">;
   readonly vault: Pick<KeyVault, "name" | "uri">;
@@ -27,6 +28,8 @@ export interface StackOutputsArgs {
   readonly entra?: Pick<EntraApp, "tenantId" | "clientId" | "ideClientId" | "scopes" | "setup">;
   /** Absent: keys are not accepted. */
   readonly apiKey?: Pick<ApiKey, "vaultSecretName">;
+  /** Absent: no repository deploys the stack. */
+  readonly github?: Pick<GithubAccess, "clientId" | "principalId" | "previewClientId"> | undefined;
 }
 
 /** Local port of Grafana behind `kubectl port-forward`. */
@@ -37,7 +40,8 @@ const GRAFANA_PORT = 3000;
  * command that fetches it with the reader's own rights.
  */
 export function stackOutputs(args: StackOutputsArgs): Record<string, Output<unknown>> {
-  const { settings, site, cluster, registry, vault, storage, monitoring, mcpServer, image, entra, apiKey } = args;
+  const { settings, site, cluster, registry, vault, storage, monitoring, mcpServer, image, entra, apiKey, github } =
+    args;
   const name = targetName(settings);
   const from = whoReaches(settings.managementPlanes);
   return {
@@ -70,6 +74,16 @@ export function stackOutputs(args: StackOutputsArgs): Record<string, Output<unkn
         vaultUrl: vault.uri,
         secretName: REGISTER_SECRET,
         lastUsed: { tableEndpoint: storage.tableEndpoint, tableName: storage.tableName },
+      }),
+    }),
+    /** Variables to set in the repository's environments, and the identity to list in `mcp:admins`. */
+    ...(github && {
+      github: output({
+        clientId: github.clientId,
+        previewClientId: github.previewClientId,
+        principalId: github.principalId,
+        tenantId: site.tenantId,
+        subscriptionId: site.subscriptionId,
       }),
     }),
     /** Each client's configuration; `npm run connect` merges it into the client's file. */

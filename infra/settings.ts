@@ -24,6 +24,8 @@ export interface Settings {
   readonly privateEndpoints: boolean;
   /** Who administers cluster and vault; empty: whoever runs `pulumi up`. */
   readonly admins: readonly Admin[];
+  /** Whose workflows deploy the stack, as GitHub's tokens name the repository; absent: nobody's. */
+  readonly github?: { readonly repository: string };
   /** Guards stateful resources against deletion (Pulumi's `protect`). */
   readonly protect: boolean;
   readonly certificate: { readonly issuer: CertificateIssuer; readonly email?: string };
@@ -428,6 +430,11 @@ const StackFile = z.object({
   managementPlanes: byProfile("public", "private"),
   privateEndpoints: byProfile("on", "off"),
   admins: list(admin),
+  // GitHub: "Repository names"; subjects with ids: "Workload identity federation immutable subjects" (Entra).
+  githubRepository: optionalText(
+    /^(?=[^@]*\/[^@]*$|[^@]+@\d+\/[^@]+@\d+$)[A-Za-z0-9][A-Za-z0-9-]{0,38}(@\d{1,20})?\/[\w.-]{1,100}(@\d{1,20})?$/,
+    'is not a repository; write "owner/repository", or "owner@id/repository@id" for one made or renamed since 15 July 2026',
+  ),
   protect: byProfile("on", "off"),
   certificateIssuer: byProfile("letsencrypt-staging", "letsencrypt-prod"),
   certificateEmail: optionalText(/^[^\s@]+@[^\s@]+\.[^\s@]+$/, "is not an e-mail address"),
@@ -581,6 +588,7 @@ function complete(stack: string, file: File, profile: Profile, faults: string[])
     managementPlanes: managementPlanes(file, profile, faults),
     privateEndpoints: on("privateEndpoints"),
     admins: file.admins,
+    github: file.githubRepository === undefined ? undefined : { repository: file.githubRepository },
     protect: on("protect"),
     certificate: { issuer: choose("certificateIssuer"), email: file.certificateEmail },
     logRetentionDays: file.logRetentionDays,

@@ -11,14 +11,19 @@ export const ROLES = {
   "acr-push": "8311e382-0749-4cb8-b61a-304f252e45ec",
   "aks-cluster-admin": "b1ff04bb-8a4e-4dc4-8eb5-8693973ce19b", // Azure Kubernetes Service RBAC Cluster Admin
   "aks-cluster-user": "4abbcc35-e782-43d8-92c5-2d3f1bd2253f",
+  "aks-rbac-reader": "7f6c6a51-bcf8-42ba-9220-52d62157d7db", // Azure Kubernetes Service RBAC Reader
+  contributor: "b24988ac-6180-42a0-ab88-20f7382dd24c",
   "key-vault-secrets-officer": "b86a8fe4-44ce-4948-aee5-eccb2c155cd7",
   "key-vault-secrets-user": "4633458b-17de-408a-b874-0445c86b69e6",
   "managed-identity-operator": "f1a07417-d97a-45cb-824c-7a7467783830",
   "monitoring-metrics-publisher": "3913510d-42f4-4e42-8a64-420c390055eb",
   "network-contributor": "4d97b98b-1d4f-4787-a291-c67834d212e7",
+  "rbac-administrator": "f58310d9-a9f6-439a-9e8d-f62e7b41a168", // Role Based Access Control Administrator
+  reader: "acdd72a7-3385-48ef-bd42-f606fba81ae7",
   "service-bus-data-receiver": "4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0",
   "service-bus-data-sender": "69a216fc-b8fb-44d8-bc22-1f3c2cd27a39",
   "storage-table-data-contributor": "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3",
+  "user-access-administrator": "18d7d88d-d35e-4fb5-a5c3-7773c20a72d9",
 } as const;
 
 export type RoleName = keyof typeof ROLES;
@@ -30,6 +35,8 @@ export interface RoleGrant {
   readonly role: RoleName | { readonly name: string; readonly id: string };
   /** The one resource that the role covers: the word for it in resource names, and its resource id. */
   readonly on: { readonly name: string; readonly id: Input<string> };
+  /** What the role is bound to, in the language of Azure's role assignment conditions. */
+  readonly condition?: string;
 }
 
 /**
@@ -37,7 +44,10 @@ export interface RoleGrant {
  * role), so that a rerun after an interruption finds the assignment it made (first-deployment failure 2,
  * RoleAssignmentExists).
  */
-export function assignRole({ site, principal, role, on }: RoleGrant, opts: CustomResourceOptions): RoleAssignment {
+export function assignRole(
+  { site, principal, role, on, condition }: RoleGrant,
+  opts: CustomResourceOptions,
+): RoleAssignment {
   const { name, id } = typeof role === "string" ? { name: role, id: ROLES[role] } : role;
   return new RoleAssignment(
     `${principal.name}-${name}-${on.name}`,
@@ -50,6 +60,7 @@ export function assignRole({ site, principal, role, on }: RoleGrant, opts: Custo
       // With it Azure does not look the principal up, for which a new one is too young: PrincipalNotFound (failure 2).
       principalType: principal.principalType,
       roleDefinitionId: roleDefinitionId(site.subscriptionId, id),
+      ...(condition !== undefined && { condition, conditionVersion: "2.0" }),
     },
     opts,
   );

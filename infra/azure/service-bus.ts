@@ -22,6 +22,14 @@ export interface ServiceBusArgs {
   readonly privateLink?: PrivateLink;
 }
 
+/**
+ * GUID of the custom role that reads a queue's length. Known while planning and the same at every run: a role
+ * definition's name is a GUID within its tenant.
+ */
+export function queueReaderRole({ subscriptionId, parts }: Pick<Site, "subscriptionId" | "parts">): string {
+  return stableGuid(subscriptionId, parts.name, parts.stack, "queue-reader");
+}
+
 /** The job queue. Costs about 10 USD a month on Standard, 680 on Premium. */
 export class ServiceBus extends ComponentResource {
   /** Short name, as KEDA wants it. */
@@ -136,9 +144,8 @@ export class ServiceBus extends ComponentResource {
   }
 
   #defineQueueReader(): { id: string; resource: RoleDefinition } {
-    const { subscriptionId, resourceGroupId, suffix, parts } = this.#site;
-    // Known while planning and the same at every run. A role definition's name is a GUID within its tenant.
-    const id = stableGuid(subscriptionId, parts.name, parts.stack, "queue-reader");
+    const { resourceGroupId, suffix, parts } = this.#site;
+    const id = queueReaderRole(this.#site);
     const resource = new RoleDefinition(
       `${this.#name}-queue-reader`,
       {

@@ -81,6 +81,28 @@ describe("profiles", () => {
     expect(settingsOf("dev", { authentication: "api-key" }).authentication).toEqual({ apiKeys: true });
   });
 
+  it("take a repository by its name, or by its names and ids, and nothing between", () => {
+    for (const repository of ["acme/mcp", "Acme-1/mcp.on_aks", "acme@1/mcp@22"]) {
+      expect(settingsOf("dev", { githubRepository: repository }).github).toEqual({ repository });
+    }
+    expect(settingsOf("dev").github).toBeUndefined();
+    const wrong = [
+      "acme",
+      "acme/mcp/x",
+      "acme@1/mcp",
+      "acme/mcp@2",
+      "acme@x/mcp@2",
+      "repo:acme/mcp",
+      "acme/*",
+      "https://github.com/acme/mcp",
+    ];
+    for (const githubRepository of wrong) {
+      expect(faultsOf("dev", { githubRepository }), githubRepository).toEqual([
+        expect.stringContaining("mcp:githubRepository"),
+      ]);
+    }
+  });
+
   it("serve a stack of any other name that says which it resembles", () => {
     expect(settingsOf("qa", { profile: "staging" }).registry.sku).toBe("Standard");
   });

@@ -190,6 +190,8 @@ export const FOUNDATION_TYPES: Readonly<Record<string, AzureType>> = {
 // Entra: subjects of Kubernetes service accounts are "system:serviceaccount:<namespace>:<name>", of GitHub "repo:...".
 const SUBJECT_OF_KUBERNETES =
   /^system:serviceaccount:[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?:[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/;
+const SUBJECT_OF_GITHUB =
+  /^repo:[\w.-]+(@\d+)?\/[\w.-]+(@\d+)?:(environment:[^:]+|ref:refs\/(heads|tags)\/.+|pull_request)$/;
 const AUDIENCE = "api://AzureADTokenExchange";
 
 function checkFederatedCredential({ inputs, id }: AzureRequest, azure: FakeAzure): void {
@@ -210,6 +212,12 @@ function checkFederatedCredential({ inputs, id }: AzureRequest, azure: FakeAzure
   }
   if (subject.includes("*"))
     throw azureError("BadRequest", `Subject '${subject}' must not contain wildcard characters.`);
+  if (issuer === "https://token.actions.githubusercontent.com" && !SUBJECT_OF_GITHUB.test(subject)) {
+    throw azureError(
+      "BadRequest",
+      `Subject '${subject}' is none that GitHub presents; use 'repo:<owner>/<repository>:environment:<environment>'.`,
+    );
+  }
   const ours = /\.oic\.prod-aks\.azure\.com/.test(issuer) || subject.startsWith("system:");
   if (ours && !SUBJECT_OF_KUBERNETES.test(subject)) {
     throw azureError(
@@ -274,6 +282,10 @@ function checkRoleAssignment({ inputs, id }: AzureRequest, azure: FakeAzure): vo
       "InvalidRoleDefinitionId",
       `The role definition ID '${roleId}' is not valid; give '/subscriptions/{subscriptionId}/providers/Microsoft.Authorization/roleDefinitions/{guid}'.`,
     );
+  }
+  const condition = textAt(inputs, "condition");
+  if (condition !== undefined && !/^\(\(!\(ActionMatches\{'[\w./]+'\}\)\) OR /.test(condition)) {
+    throw azureError("InvalidCondition", `The role assignment condition '${condition}' is not valid.`);
   }
   const own = custom(azure, guid);
   if (!BUILT_IN_ROLES[guid] && !own) {

@@ -47,6 +47,12 @@ export const BUILT_IN_ROLES: Readonly<Record<string, BuiltInRole>> = {
     on: ["Microsoft.ContainerService/managedClusters"],
   },
   "b24988ac-6180-42a0-ab88-20f7382dd24c": { name: "Contributor", on: [] },
+  "acdd72a7-3385-48ef-bd42-f606fba81ae7": { name: "Reader", on: [] },
+  "7f6c6a51-bcf8-42ba-9220-52d62157d7db": {
+    name: "Azure Kubernetes Service RBAC Reader",
+    on: ["Microsoft.ContainerService/managedClusters"],
+  },
+  "18d7d88d-d35e-4fb5-a5c3-7773c20a72d9": { name: "User Access Administrator", on: [] },
   "f58310d9-a9f6-439a-9e8d-f62e7b41a168": { name: "Role Based Access Control Administrator", on: [] },
 };
 
