@@ -174,6 +174,11 @@ export function localServer(server: DeployedServer, options: LocalOptions): Loca
     delete local.AUDIT_INGESTION_RULE;
     differs("keeps its audit trail in its log alone, for there is no Log Analytics to send it to");
   }
+  if (environment.REDIS_HOST !== undefined) {
+    delete local.REDIS_HOST;
+    delete local.REDIS_PORT;
+    differs("counts limits and keeps tickets in memory, for there is no Redis");
+  }
   if (environment.COMMAND_ISOLATION === "required") {
     // Neither works on every machine that this runs on, and without isolation no network can be kept from a command.
     local.COMMAND_ISOLATION = "auto";

@@ -1,5 +1,5 @@
 import type { Config } from "../config.ts";
-import type { Refusal } from "./authenticate.ts";
+import type { Refusal } from "./credentials.ts";
 import { SCOPES } from "./roles.ts";
 
 /** What a refused request is told, and how to do better. */

@@ -4,7 +4,7 @@ import { decodeJwt, errors, type JWTVerifyGetKey, jwtVerify } from "jose";
 import { z } from "zod";
 import type { Config } from "../config.ts";
 import type { Caller } from "../tools/define-tool.ts";
-import type { Admitted, Authenticated, Refusal } from "./authenticate.ts";
+import type { Admitted, Authenticated, Refusal } from "./credentials.ts";
 import { createSigningKeys, KeysUnavailable } from "./entra-keys.ts";
 import { type AccessPolicy, atLeast, roleOf, SCOPES, scopedRoleOf } from "./roles.ts";
 

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { ROLES } from "../config.ts";
 import type { SharedStore } from "../services/shared-store.ts";
 import type { Caller } from "../tools/define-tool.ts";
-import type { Admitted } from "./authenticate.ts";
+import type { Admitted } from "./credentials.ts";
 
 /** Tickets by which a web page opens a WebSocket, where it cannot send its credentials. */
 export interface Tickets {

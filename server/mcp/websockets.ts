@@ -1,7 +1,7 @@
 import websocket from "@fastify/websocket";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import fastifyPlugin from "fastify-plugin";
-import type { Admitted } from "../auth/authenticate.ts";
+import type { Admitted } from "../auth/credentials.ts";
 import { TICKET_SECONDS, type Tickets } from "../auth/tickets.ts";
 import type { Limits } from "../limits/limits.ts";
 import type { Metrics } from "../observability/metrics.ts";

@@ -1,8 +1,9 @@
 import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { type ApiKeys, createKeyRing } from "../../server/auth/api-keys.ts";
-import { type Authenticated, createAuthenticate } from "../../server/auth/authenticate.ts";
+import { createAuthenticate } from "../../server/auth/authenticate.ts";
 import { createChallenge } from "../../server/auth/challenge.ts";
+import type { Authenticated } from "../../server/auth/credentials.ts";
 import type { Entra } from "../../server/auth/entra.ts";
 import type { Failures } from "../../server/auth/failures.ts";
 import type { Caller } from "../../server/tools/define-tool.ts";

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import type { FastifyBaseLogger } from "fastify";
 import { describe, expect, onTestFinished, test } from "vitest";
-import type { Authenticated } from "../../server/auth/authenticate.ts";
+import type { Authenticated } from "../../server/auth/credentials.ts";
 import { CLOCK_SKEW_SECONDS, createEntra } from "../../server/auth/entra.ts";
 import { parseAccessPolicy } from "../../server/auth/roles.ts";
 import { parseEnvironment } from "../../server/config.ts";
