@@ -206,7 +206,7 @@ const BROKEN: readonly Case[] = [
     [drop("Secret", "grafana-admin")],
     'secret "grafana-admin" not found: its values name it as existingSecret',
   ],
-  ["KEDA's kinds gone", [drop("Release", "kube-prometheus-stack")], 'no matches for kind "ServiceMonitor"'],
+  ["KEDA's kinds gone", [drop("Release", "kube-prometheus-stack")], 'no matches for kind "PrometheusRule"'],
   [
     "an API server nobody may talk to",
     [drop("RoleAssignment", "deployer-aks-cluster-admin-cluster")],
