@@ -18,7 +18,7 @@ const KEYS_LIMIT = 1000;
 
 const ID = /^[0-9a-f]{8}$/;
 
-/** Names: what a key is for, such as `ci` or `build-agent.2`. Not of an id's form, so that either says which key is meant. */
+/** Names: what a key is for, such as `ci` or `nightly-build.2`. Not of an id's form, so that either says which key is meant. */
 const NAME = /^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$/;
 
 /** Whether a key may be called so. */
