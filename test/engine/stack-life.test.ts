@@ -20,9 +20,6 @@ const PROTECTED = [
 /** Milliseconds that a test may take on a busy machine; most run the engine two or three times. */
 const PATIENCE = 120_000;
 
-/** The smallest stack's life is in every run; the larger ones take minutes. */
-const EVERYTHING = process.env.MCP_ENGINE_TESTS === "all";
-
 const ofType =
   (type: string) =>
   (request: CloudRequest): boolean =>
@@ -85,7 +82,7 @@ describe.skipIf(missing !== undefined)("under the Pulumi engine", { timeout: PAT
     step("goes away entirely", () => goesAway(dev()));
   });
 
-  describe.runIf(EVERYTHING)("staging, from a published image", { concurrent: true }, () => {
+  describe("staging, from a published image", { concurrent: true }, () => {
     const staging = deployment("staging", { "mcp:image": PUBLISHED_IMAGE });
 
     step("stops at Ctrl-C, and where a chart runs out of time", async () => {
@@ -124,7 +121,7 @@ describe.skipIf(missing !== undefined)("under the Pulumi engine", { timeout: PAT
     step("goes away entirely", () => goesAway(staging()));
   });
 
-  describe.runIf(EVERYTHING)("prod, deployed from an office", { concurrent: true }, () => {
+  describe("prod, deployed from an office", { concurrent: true }, () => {
     const prod = deployment("prod", { "mcp:authorizedRanges": OFFICE });
 
     step("comes up, every resource after those it needs", async () => {
@@ -153,7 +150,7 @@ describe.skipIf(missing !== undefined)("under the Pulumi engine", { timeout: PAT
     });
   });
 
-  describe.runIf(EVERYTHING)("prod, deployed from inside the network", { concurrent: true }, () => {
+  describe("prod, deployed from inside the network", { concurrent: true }, () => {
     const prod = deployment("prod", { "mcp:authorizedRanges": undefined, "mcp:runnerNetworkId": RUNNER_NETWORK }, [
       RUNNER_NETWORK,
     ]);
@@ -171,7 +168,7 @@ describe.skipIf(missing !== undefined)("under the Pulumi engine", { timeout: PAT
     });
   });
 
-  describe.runIf(EVERYTHING)("a stack's file with faults", { concurrent: true }, () => {
+  describe("a stack's file with faults", { concurrent: true }, () => {
     const prod = deployment("prod", { "mcp:cahce": "memory", "mcp:zones": "4", "mcp:logRetentionDays": 5 });
 
     step("is refused with all of them before anything is created", async () => {
