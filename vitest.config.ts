@@ -1,8 +1,8 @@
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
 
-/** What needs a worker of its own: the engine's clients, and a measurement of the heap. */
-const alone = ["test/engine/**/*.test.ts", "test/server/shared-store.test.ts"];
+/** The engine's clients need a worker of their own. */
+const alone = ["test/engine/**/*.test.ts"];
 
 // Each file's worker loads the same packages: compiled once. Node reads this when a worker starts.
 process.env.NODE_COMPILE_CACHE ??= fileURLToPath(new URL("node_modules/.cache/compiled/", import.meta.url));
