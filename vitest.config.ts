@@ -1,8 +1,13 @@
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
 
-/** The engine's clients need a worker of their own. */
-const alone = ["test/engine/**/*.test.ts"];
+/** Minutes together, so `npm test` leaves them to `npm run test:long`: whole lives of stacks, of commands, of replicas. */
+const long = [
+  "test/engine/**/*.test.ts",
+  "test/infra/cli/command.test.ts",
+  "test/infra/cli/new-tool.test.ts",
+  "test/server/replicas.test.ts",
+];
 
 // Each file's worker loads the same packages: compiled once. Node reads this when a worker starts.
 process.env.NODE_COMPILE_CACHE ??= fileURLToPath(new URL("node_modules/.cache/compiled/", import.meta.url));
@@ -19,10 +24,10 @@ export default defineConfig({
     expect: { poll: { timeout: 20_000 } },
     hookTimeout: 60_000,
     projects: [
-      { extends: true, test: { name: "alone", include: alone } },
+      { extends: true, test: { name: "long", include: long } },
       // Pulumi, the cluster's schemas and the SDKs take seconds to load: once a worker, not once a file. Files share no
       // state.
-      { extends: true, test: { name: "together", include: ["test/**/*.test.ts"], exclude: alone, isolate: false } },
+      { extends: true, test: { name: "short", include: ["test/**/*.test.ts"], exclude: long, isolate: false } },
     ],
   },
 });

@@ -13,9 +13,6 @@ export const missing = await whatIsMissing();
 if (missing !== undefined) console.warn(`\n  SKIPPED: the tests under the Pulumi engine, because ${missing}.\n`);
 
 async function whatIsMissing(): Promise<string | undefined> {
-  if (process.env.MCP_ENGINE_TESTS === undefined) {
-    return "they take minutes: npm run test:engine runs them, as .ci/run does";
-  }
   if (pulumi === undefined) {
     return "there is no Pulumi CLI on PATH (https://www.pulumi.com/docs/iac/download-install/)";
   }
