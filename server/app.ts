@@ -136,7 +136,8 @@ export async function buildCore({
   const isolation = findIsolation(config, workspaces, log);
   // Finding out takes longer than all else here, and most of what is asked of it can wait for the first command.
   if (mustHold(config)) await isolation;
-  const runtime = createRuntime(config.MCP_SERVER_NAME, packageVersion());
+  const version = packageVersion();
+  const runtime = createRuntime(config.MCP_SERVER_NAME, version);
   const services: Services = {
     workspaces,
     commands: createCommandRunner({
@@ -148,7 +149,7 @@ export async function buildCore({
     runtime,
   };
   const metrics = createMetrics(tools.map((tool) => tool.name));
-  const audit = createAudit({ config, log, metrics, version: packageVersion(), stream });
+  const audit = createAudit({ config, log, metrics, version, stream });
   const resultLimit = config.RESULT_LIMIT_BYTES;
   const shared = createShared(config, metrics, log);
   const gate = createCallGate({

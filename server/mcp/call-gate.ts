@@ -3,6 +3,7 @@ import { ProtocolError, ProtocolErrorCode } from "@modelcontextprotocol/server";
 import { type Access, createAccess } from "../auth/access.ts";
 import { type AccessPolicy, atLeast } from "../auth/roles.ts";
 import { ROLES, type Role } from "../config.ts";
+import type { Audit } from "../observability/audit.ts";
 import type { ToolStatus } from "../observability/metrics.ts";
 import { type Caller, type FacetContext, isUnknown, type Tool, ToolFailure } from "../tools/define-tool.ts";
 import { scopeNeeded } from "./step-up.ts";
@@ -69,24 +70,7 @@ export interface CallLimits {
 }
 
 /** As far as calls are concerned. */
-export interface CallAudit {
-  decided(decision: {
-    decision: "refused" | "denied";
-    reason: string;
-    caller?: Caller;
-    tool?: string;
-    traceId?: string | undefined;
-  }): void;
-  /** Throws when the call must not run without a record, and there can be none. */
-  begin(call: {
-    caller: Caller;
-    tool: string;
-    changes: boolean;
-    argumentDigest: string;
-    safeArguments: Record<string, string>;
-    traceId?: string | undefined;
-  }): { ended(how: { outcome: ToolStatus | "denied"; durationMs: number }): void };
-}
+export type CallAudit = Pick<Audit, "decided" | "begin">;
 
 export interface CallGateOptions {
   readonly tools: readonly Tool[];

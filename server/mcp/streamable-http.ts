@@ -9,7 +9,7 @@ import type { Admitted, Authenticated, Credentials, Refusal } from "../auth/cred
 import type { RefuseForeign } from "../auth/origin.ts";
 import type { Tickets } from "../auth/tickets.ts";
 import type { Limits, Verdict } from "../limits/limits.ts";
-import type { Audit } from "../observability/audit.ts";
+import type { Audit, Decision } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import { traceIdOf } from "../observability/trace-context.ts";
 import type { LeftAnswers } from "../services/left-answers.ts";
@@ -113,6 +113,12 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
   };
   const callerOf = (request: FastifyRequest): Caller => admittedOf(request).caller;
 
+  /** Puts on record what became of a request that goes no further. */
+  const record = (request: FastifyRequest, decision: Pick<Decision, "decision" | "reason" | "caller">) => {
+    const { ip: address, method } = request;
+    audit?.decided({ ...decision, address, method, path: pathOf(request), traceId: traceIdIn(request) });
+  };
+
   /** Refuses, says how to do better, and puts it on record. */
   const turnAway = (request: FastifyRequest, reply: FastifyReply, refusal: Refusal, caller?: Caller) => {
     const { status, reason, retryAfterSeconds } = refusal;
@@ -121,15 +127,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       reason: status === 403 ? "unauthorized" : "unauthenticated",
       why: reason,
     });
-    audit?.decided({
-      decision: status === 403 ? "denied" : "refused",
-      reason,
-      ...(caller && { caller }),
-      address: request.ip,
-      method: request.method,
-      path: pathOf(request),
-      traceId: traceIdIn(request),
-    });
+    record(request, { decision: status === 403 ? "denied" : "refused", reason, ...(caller && { caller }) });
     const header = challenge.header(refusal);
     if (header !== undefined) reply.header("www-authenticate", header);
     if (retryAfterSeconds !== undefined) reply.header("retry-after", Math.ceil(retryAfterSeconds));
@@ -142,16 +140,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     if (verdict.allowed) return true;
     const { which, what } = verdict;
     request.log.warn({ event: "request.refused", reason: "limit", limit: what, scope: which, subject: caller.subject });
-    const { ip: address, method } = request;
-    audit?.decided({
-      decision: "refused",
-      reason: `limit:${which}:${what}`,
-      caller,
-      address,
-      method,
-      path: pathOf(request),
-      traceId: traceIdIn(request),
-    });
+    record(request, { decision: "refused", reason: `limit:${which}:${what}`, caller });
     refuse(reply, 429, TRANSPORT_ERROR, tooMany(verdict));
     return false;
   };
@@ -226,16 +215,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     app.addHook("onRequest", (request, reply, done) => {
       const foreign = refuseForeign(request.headers);
       if (foreign !== undefined) {
-        const { method, ip: address } = request;
         request.log.warn({ event: "request.refused", reason: "foreign", origin: request.headers.origin });
-        audit?.decided({
-          decision: "refused",
-          reason: "foreign origin or host",
-          address,
-          method,
-          path: pathOf(request),
-          traceId: traceIdIn(request),
-        });
+        record(request, { decision: "refused", reason: "foreign origin or host" });
         refuse(reply, 403, TRANSPORT_ERROR, foreign);
         return;
       }

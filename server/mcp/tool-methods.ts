@@ -99,11 +99,14 @@ interface Outcome {
 
 async function outcomeOf(tool: Tool, args: unknown, context: ToolContext, resultLimit: number): Promise<Outcome> {
   // What is malformed has no length, and is the SDK's to refuse.
-  const ended = (status: ToolStatus, result: ToolResult) => ({ status, result, bytes: lengthOf(result) || 0 });
+  const ended = (status: ToolStatus, result: ToolResult, length = lengthOf(result)) => {
+    return { status, result, bytes: length || 0 };
+  };
   try {
     const result = await tool.respond(args, context);
-    if (lengthOf(result) > resultLimit) return ended("ok", await linkTo(result, resultLimit, context));
-    return ended("ok", result);
+    const length = lengthOf(result);
+    if (length > resultLimit) return ended("ok", await linkTo(result, resultLimit, context));
+    return ended("ok", result, length);
   } catch (error) {
     if (context.signal.aborted) return ended("cancelled", failure("The call was cancelled."));
     if (error instanceof ToolFailure) return ended("failed", failure(error.message, error.output));

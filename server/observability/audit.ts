@@ -9,6 +9,7 @@ import { createFileSink, type FileSink } from "./audit-sinks/file.ts";
 import { connectIngestion, createIngestionSink } from "./audit-sinks/ingestion.ts";
 import { createLineSink } from "./audit-sinks/line-sink.ts";
 import { joined, type Loss, type Sink, type SinkReports } from "./audit-sinks/sink.ts";
+import { isoTime } from "./iso-time.ts";
 import type { LineWriter } from "./line-writer.ts";
 import type { Metrics } from "./metrics.ts";
 import { newTraceId } from "./trace-context.ts";
@@ -393,17 +394,4 @@ function whoIs(caller: Caller): string {
   const text = `,${JSON.stringify({ subject, tenant, method, role, scopedRole, keyId, client }).slice(1, -1)}`;
   described.set(caller, text);
   return text;
-}
-
-let lastTime = 0;
-let lastText = "";
-
-/** Made once for all lines of a millisecond. */
-function isoTime(): string {
-  const now = Date.now();
-  if (now !== lastTime) {
-    lastTime = now;
-    lastText = new Date(now).toISOString();
-  }
-  return lastText;
 }

@@ -1,5 +1,6 @@
 import { type DestinationStream, type Logger, pino } from "pino";
 import type { Config } from "../config.ts";
+import { isoTime } from "./iso-time.ts";
 import { createLineWriter, type LineWriter } from "./line-writer.ts";
 
 /** Names under which credentials travel; their values are cut out wherever an event carries them. */
@@ -15,7 +16,8 @@ export function createLogger(config: Pick<Config, "LOG_LEVEL">, destination: Des
       level: config.LOG_LEVEL,
       // Pods tell themselves apart; the process id is 1 and the host name the pod's, which the collector adds.
       base: null,
-      timestamp: isoTime,
+      // As pino's own.
+      timestamp: () => `,"time":"${isoTime()}"`,
       formatters: { level: (label) => ({ level: label }) },
       redact: {
         paths: SECRET_NAMES.flatMap((name) => [name, `*.${name}`, `*.*.${name}`]),
@@ -24,19 +26,6 @@ export function createLogger(config: Pick<Config, "LOG_LEVEL">, destination: Des
     },
     destination,
   );
-}
-
-let lastTime = 0;
-let lastText = "";
-
-/** As pino's own, made once for all events of a millisecond. */
-function isoTime(): string {
-  const now = Date.now();
-  if (now !== lastTime) {
-    lastTime = now;
-    lastText = `,"time":"${new Date(now).toISOString()}"`;
-  }
-  return lastText;
 }
 
 /** A standard stream as the destination of the log, and of what else is written in lines beside it. */

@@ -8,7 +8,7 @@ import { hashOfKey, type KeyRecord, parseRegister } from "../../server/auth/key-
 import { createApiKeys } from "../../server/auth/key-sources.ts";
 import { parseEnvironment } from "../../server/config.ts";
 import { createLogger } from "../../server/observability/logging.ts";
-import { startServer } from "../infra/cli/server-process.ts";
+import { startServer, statusOf } from "../infra/cli/server-process.ts";
 import { longAgo, recordOf, registerOf } from "./keys.ts";
 import { temporaryDirectory, testApp } from "./running-app.ts";
 import { websocketUrl } from "./websocket-client.ts";
@@ -216,15 +216,7 @@ test("a running server takes a rotated key, and refuses the old one once it is r
   const old = recordOf(KEY);
   await replace(path, registerOf(old));
   const server = await startServer({ AUTH_MODE: "api-key", API_KEYS_FILE: path });
-  const statusWith = async (key: string) => {
-    const headers = {
-      authorization: `Bearer ${key}`,
-      "content-type": "application/json",
-      accept: "application/json, text/event-stream",
-    };
-    const body = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/list", params: {} });
-    return (await fetch(server.url, { method: "POST", headers, body })).status;
-  };
+  const statusWith = (key: string) => statusOf(server.url, key);
   const statuses = () => Promise.all([statusWith(KEY), statusWith(OTHER)]);
   // A server on a busy machine says that it is overloaded, now and then.
   await expect.poll(statuses).toEqual([200, 401]);

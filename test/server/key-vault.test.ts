@@ -7,7 +7,7 @@ import { REGISTER_SECRET } from "../../server/auth/key-register.ts";
 import { createApiKeys } from "../../server/auth/key-sources.ts";
 import { parseEnvironment } from "../../server/config.ts";
 import { createLogger } from "../../server/observability/logging.ts";
-import { startServer } from "../infra/cli/server-process.ts";
+import { startServer, statusOf } from "../infra/cli/server-process.ts";
 import { type AzureServices, startAzureServices } from "./azure-services.ts";
 import { longAgo, recordOf, registerOf } from "./keys.ts";
 
@@ -181,15 +181,7 @@ test("a server's process takes the keys of its vault from its first request on",
   const record = recordOf(KEY, { role: "admin" });
   azure.set(secret, registerOf(record, recordOf(OTHER, { name: "lost", revoked: longAgo })));
   const server = await startServer({ ...azure.podEnv, ...environment() });
-  const statusWith = async (key: string) => {
-    const headers = {
-      authorization: `Bearer ${key}`,
-      "content-type": "application/json",
-      accept: "application/json, text/event-stream",
-    };
-    const body = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/list", params: {} });
-    return (await fetch(server.url, { method: "POST", headers, body })).status;
-  };
+  const statusWith = (key: string) => statusOf(server.url, key);
   // A server on a busy machine says that it is overloaded, now and then.
   await expect.poll(() => statusWith(KEY)).toBe(200);
   await expect.poll(() => statusWith(OTHER)).toBe(401);

@@ -13,7 +13,7 @@ import { parseRegister, REGISTER_SECRET, type Register, stateOf } from "../../..
 import { type AzureServices, startAzureServices } from "../../server/azure-services.ts";
 import { longAgo, recordOf, registerOf } from "../../server/keys.ts";
 import { recordingTerminal } from "./recording-terminal.ts";
-import { startServer, temporaryDirectory } from "./server-process.ts";
+import { startServer, statusOf, temporaryDirectory } from "./server-process.ts";
 
 const HOUR = 60 * 60_000;
 const DAY = 24 * HOUR;
@@ -63,15 +63,7 @@ describe("a register in a file", () => {
   test("serves a server that runs: a created key passes, both of a rotation do, a revoked one does not", async () => {
     const first = (await here("create", "--name", "ci", "--role", "reader")).stdout.trim();
     const server = await startServer({ AUTH_MODE: "api-key", API_KEYS_FILE: file });
-    const statusWith = async (key: string) => {
-      const headers = {
-        authorization: `Bearer ${key}`,
-        "content-type": "application/json",
-        accept: "application/json, text/event-stream",
-      };
-      const body = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/list", params: {} });
-      return (await fetch(server.url, { method: "POST", headers, body })).status;
-    };
+    const statusWith = (key: string) => statusOf(server.url, key);
     // A server on a busy machine says that it is overloaded, now and then.
     await expect.poll(() => statusWith(first)).toBe(200);
     const second = (await here("rotate", "ci")).stdout.trim();

@@ -101,3 +101,14 @@ export function sharedServer(...[env, entry]: Parameters<typeof startServer>): (
     return server;
   };
 }
+
+/** Status of the answer that a server gives to a request with that key. */
+export async function statusOf(url: string | URL, key: string): Promise<number> {
+  const headers = {
+    authorization: `Bearer ${key}`,
+    "content-type": "application/json",
+    accept: "application/json, text/event-stream",
+  };
+  const body = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/list", params: {} });
+  return (await fetch(url, { method: "POST", headers, body })).status;
+}
