@@ -10,6 +10,7 @@ import { AUDIT_COLUMNS, auditTransformation, SENT_COLUMNS } from "./audit-column
 import type { Principal } from "./principal.ts";
 import { assignRole } from "./role-assignment.ts";
 import type { Site } from "./site.ts";
+import { ENTRA_ONLY } from "./storage.ts";
 import type { Telemetry } from "./telemetry.ts";
 
 /** Custom tables end in `_CL`. `mcp-aks audit verify` and docs/audit.md name it in their query. */
@@ -157,13 +158,7 @@ export class AuditTrail extends ComponentResource {
         sku: { name: settings.cluster.zones.length > 0 ? "Standard_ZRS" : "Standard_LRS" },
         accessTier: "Cool",
         enableHttpsTrafficOnly: true,
-        minimumTlsVersion: "TLS1_2",
-        allowSharedKeyAccess: false,
-        defaultToOAuthAuthentication: true,
-        allowBlobPublicAccess: false,
-        allowCrossTenantReplication: false,
-        isLocalUserEnabled: false,
-        isSftpEnabled: false,
+        ...ENTRA_ONLY,
         // Azure Monitor writes as one of Azure's trusted services, and nobody reads from outside.
         publicNetworkAccess: "Enabled",
         networkRuleSet: { defaultAction: "Deny", bypass: "AzureServices", ipRules: [], virtualNetworkRules: [] },

@@ -13,6 +13,18 @@ import type { Site } from "./site.ts";
 export const JOB_TABLE = "jobs";
 export const WORKSPACE_SHARE = "workspace";
 
+/** What every storage account refuses. */
+export const ENTRA_ONLY = {
+  minimumTlsVersion: "TLS1_2",
+  // Entra identities only: account keys open everything in the account to whoever holds them.
+  allowSharedKeyAccess: false,
+  defaultToOAuthAuthentication: true,
+  allowBlobPublicAccess: false,
+  allowCrossTenantReplication: false,
+  isLocalUserEnabled: false,
+  isSftpEnabled: false,
+} as const;
+
 export interface StorageArgs {
   readonly site: Site;
   readonly settings: Pick<Settings, "workspace" | "cluster">;
@@ -117,14 +129,7 @@ export class Storage extends ComponentResource {
         location: site.location,
         tags: site.tags,
         ...args,
-        minimumTlsVersion: "TLS1_2",
-        // Entra identities only: account keys open everything in the account to whoever holds them.
-        allowSharedKeyAccess: false,
-        defaultToOAuthAuthentication: true,
-        allowBlobPublicAccess: false,
-        allowCrossTenantReplication: false,
-        isLocalUserEnabled: false,
-        isSftpEnabled: false,
+        ...ENTRA_ONLY,
         // Nobody but the cluster uses the data, in no stack: table and share are created through the management plane.
         publicNetworkAccess: network.privateLink ? "Disabled" : "Enabled",
         networkRuleSet: {
