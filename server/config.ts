@@ -144,6 +144,22 @@ const httpsEndpoint = text(
   (value) => parsedUrl(value)?.protocol === "https:",
 );
 
+/** An emulator's, on this machine. */
+const LOOPBACK_WITH_PORT = /^(?:localhost|127\.0\.0\.1):\d{1,5}$/;
+
+const storageEndpoint = text(
+  "must be an https:// URL without credentials, such as https://name.example.net; http:// is for an emulator on loopback",
+  (value) => {
+    const url = parsedUrl(value);
+    return url?.protocol === "https:" || (url?.protocol === "http:" && isLoopback(url.hostname));
+  },
+);
+
+const queueName = text(
+  "must be a queue name of 1 to 260 letters, digits, dots, dashes, underscores or slashes",
+  (value) => /^[\w./-]{1,260}$/.test(value),
+);
+
 const guid = z
   .guid("must be a GUID such as 11111111-2222-3333-4444-555555555555")
   // Tokens have them in small letters, and are compared as they are.
@@ -382,26 +398,50 @@ const variables = {
   ),
   /** Key Vault that holds the server's secrets, such as https://name.vault.azure.net. */
   KEY_VAULT_URL: optional(httpsEndpoint),
-  /** Service Bus namespace, by its full host name. */
+  /** Service Bus namespace, by its full host name. Unset, jobs run in the server itself, and end with it. */
   SERVICE_BUS_NAMESPACE: optional(
-    text("must be a full host name such as name.servicebus.windows.net, without a scheme", (value) =>
-      HOST_NAME.test(value),
+    text(
+      "must be a full host name such as name.servicebus.windows.net, without a scheme; a port is for an emulator",
+      (value) => HOST_NAME.test(value) || LOOPBACK_WITH_PORT.test(value),
     ),
   ),
   /** Queue that jobs go to. */
-  SERVICE_BUS_QUEUE: optional(
-    text("must be a queue name of 1 to 260 letters, digits, dots, dashes, underscores or slashes", (value) =>
-      /^[\w./-]{1,260}$/.test(value),
-    ),
-  ),
+  SERVICE_BUS_QUEUE: optional(queueName),
+  /** Queue with sessions that jobs go to whose submitter wants them in order. */
+  SERVICE_BUS_ORDERED_QUEUE: optional(queueName),
   /** Table service that job state is kept in, such as https://name.table.core.windows.net. */
-  JOBS_TABLE_ENDPOINT: optional(httpsEndpoint),
+  JOBS_TABLE_ENDPOINT: optional(storageEndpoint),
   /** Table of job state. */
   JOBS_TABLE_NAME: optional(
     text("must be a table name: a letter, then 2 to 62 letters or digits", (value) =>
       /^[a-z][a-z0-9]{2,62}$/i.test(value),
     ),
   ),
+  /** Blob service that long arguments and results of jobs are kept in, such as https://name.blob.core.windows.net. */
+  JOBS_BLOB_ENDPOINT: optional(storageEndpoint),
+  /** Container of those. */
+  JOBS_BLOB_CONTAINER: optional(
+    text(
+      "must be a container name: 3 to 63 small letters, digits and single dashes, letter or digit at both ends",
+      (value) => /^(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*$/.test(value),
+    ),
+  ),
+  /**
+   * How server and workers prove themselves to the queue and the store of jobs. `entra`: by their workload's identity.
+   * `emulator`: by the keys that everybody knows, of the Service Bus emulator and of Azurite on this machine. Default
+   * entra.
+   */
+  JOBS_AUTH: withDefault(z.enum(["entra", "emulator"], { error: "must be entra or emulator" }), "entra"),
+  /** Jobs that one worker runs at once. Default 4. */
+  JOB_CONCURRENCY: withDefault(wholeNumber(1, 256), "4"),
+  /** Runs of one job that may be lost or break before it is set aside. Default 5. */
+  JOB_ATTEMPTS: withDefault(wholeNumber(1, 100), "5"),
+  /** From a job's submission to its end, at the longest, and when its submitter names no time. Seconds, default 3600. */
+  JOB_DEADLINE_SECONDS: withDefault(wholeNumber(1, 7 * 86_400, "(seconds)"), "3600"),
+  /** How long a job is its worker's without a sign of life. Seconds, default 60. */
+  JOB_LEASE_SECONDS: withDefault(wholeNumber(2, 3600, "(seconds)"), "60"),
+  /** Days after its end that a job is removed, with its result. Default 7. */
+  JOB_RETENTION_DAYS: withDefault(wholeNumber(1, 3650, "(days)"), "7"),
   /** Redis for the cache and the rate limits, by host name. */
   REDIS_HOST: optional(
     text("must be a host name or an IP address, without a scheme or port", (value) => ADDRESS.test(value)),
@@ -446,6 +486,12 @@ export const ENVIRONMENT_VARIABLES = Object.keys(variables) as readonly Environm
 
 /** Where API keys may come from; one is enough. */
 const KEY_SOURCES = ["API_KEY_HASHES", "API_KEYS_FILE", "API_KEYS_SECRET"] as const satisfies EnvironmentVariable[];
+/** What makes a queue of jobs, and what keeps what is in it. */
+const QUEUE = ["SERVICE_BUS_NAMESPACE", "SERVICE_BUS_QUEUE", "SERVICE_BUS_ORDERED_QUEUE"] as const;
+const JOB_STATE = ["JOBS_TABLE_ENDPOINT", "JOBS_TABLE_NAME", "JOBS_BLOB_ENDPOINT", "JOBS_BLOB_CONTAINER"] as const;
+/** Compared with care, as above: a faulty value comes here as undefined, or as something else. */
+const isEmulator = (place: unknown) =>
+  typeof place === "string" && (LOOPBACK_WITH_PORT.test(place) || isLoopback(parsedUrl(place)?.hostname));
 /** Whether callers may prove themselves by API key. Compared with care: a faulty AUTH_MODE comes here as undefined. */
 const takesKeys = (env: { AUTH_MODE?: unknown }) => env.AUTH_MODE === "api-key" || env.AUTH_MODE === "entra,api-key";
 /** Whether they may by an Entra access token. */
@@ -551,12 +597,31 @@ export const Environment = z
     rule("AUDIT_INGESTION_RULE", "must be set together with AUDIT_INGESTION_ENDPOINT, or neither"),
   )
   .refine(
-    (env) => (env.SERVICE_BUS_NAMESPACE === undefined) === (env.SERVICE_BUS_QUEUE === undefined),
-    rule("SERVICE_BUS_QUEUE", "must be set together with SERVICE_BUS_NAMESPACE, or neither"),
+    (env) => QUEUE.every((variable) => (env[variable] === undefined) === (env.SERVICE_BUS_NAMESPACE === undefined)),
+    rule("SERVICE_BUS_NAMESPACE", `must be set together with ${QUEUE.slice(1).join(" and ")}, or none of them`),
   )
   .refine(
     (env) => (env.JOBS_TABLE_ENDPOINT === undefined) === (env.JOBS_TABLE_NAME === undefined),
     rule("JOBS_TABLE_NAME", "must be set together with JOBS_TABLE_ENDPOINT, or neither"),
+  )
+  .refine(
+    (env) => (env.JOBS_BLOB_ENDPOINT === undefined) === (env.JOBS_BLOB_CONTAINER === undefined),
+    rule("JOBS_BLOB_CONTAINER", "must be set together with JOBS_BLOB_ENDPOINT, or neither"),
+  )
+  .refine(
+    (env) => env.SERVICE_BUS_NAMESPACE === undefined || JOB_STATE.every((variable) => env[variable] !== undefined),
+    rule("SERVICE_BUS_NAMESPACE", `is set, and jobs need a place to be kept as well: set ${JOB_STATE.join(", ")}`),
+  )
+  .refine(
+    (env) =>
+      [env.SERVICE_BUS_NAMESPACE, env.JOBS_TABLE_ENDPOINT, env.JOBS_BLOB_ENDPOINT].every(
+        (place) => place === undefined || isEmulator(place) === (env.JOBS_AUTH === "emulator"),
+      ),
+    rule(
+      "JOBS_AUTH",
+      "must be emulator for a queue and a store on this machine (SERVICE_BUS_NAMESPACE=localhost:5672, " +
+        "JOBS_TABLE_ENDPOINT=http://127.0.0.1:10002/devstoreaccount1), and entra for all others",
+    ),
   )
   .refine(
     (env) => env.REDIS_AUTH !== "entra" || env.REDIS_TLS !== false,
@@ -625,6 +690,13 @@ export type ServerEnvironment<Value = string> = Record<Always, Value> &
   Partial<Record<Exclude<EnvironmentVariable, Always | ByMode>, Value>> &
   (Unauthenticated | Authenticated<Value>);
 
+/** What a worker cannot do without: it takes no calls, but jobs. */
+const WORKER_NEEDS = [...QUEUE, ...JOB_STATE] as const;
+
+/** The same for a worker's container. */
+export type WorkerEnvironment<Value = string> = Record<Always | (typeof WORKER_NEEDS)[number], Value> &
+  Partial<Record<Exclude<EnvironmentVariable, Always | ByMode | (typeof WORKER_NEEDS)[number]>, Value>>;
+
 /** One wrong variable. `value` is absent when there was none, or when it must not be shown. */
 export interface EnvironmentFault {
   readonly variable: string;
@@ -660,6 +732,29 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     faults.set(variable, { variable, mend: issue.message, ...(shown && { value: withoutCredentials(value) }) });
   }
   throw new EnvironmentError([...faults.values()]);
+}
+
+/** What a worker has no use for, since nobody calls it. */
+const CALLERS_VARIABLES: readonly EnvironmentVariable[] = [
+  "AUTH_MODE",
+  ...KEY_SOURCES,
+  "ENTRA_TENANT_ID",
+  "ENTRA_CLIENT_ID",
+];
+
+/** Reads a worker's variables out of `env`: the server's, but for who may call. Throws as {@link parseEnvironment} does. */
+export function parseWorkerEnvironment(env: Readonly<Record<string, string | undefined>>): Config {
+  const missing = WORKER_NEEDS.filter((variable) => blankAsUnset(env[variable]) === undefined);
+  if (missing.length > 0) {
+    throw new EnvironmentError(
+      missing.map((variable) => ({
+        variable,
+        mend: "must be set: a worker has a queue to take jobs from, and a store",
+      })),
+    );
+  }
+  const unread = Object.fromEntries(CALLERS_VARIABLES.map((variable) => [variable, undefined]));
+  return parseEnvironment({ ...env, ...unread, ALLOW_UNAUTHENTICATED: "true" });
 }
 
 /** Whether only this machine can reach what listens on `host`. */

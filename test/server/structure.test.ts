@@ -17,8 +17,8 @@ const LEVELS: [RegExp, number][] = [
   [/^(config|icons|compile-cache)\.ts$/, 0],
   [/^services\//, 1],
   [/^(tools|prompts|resources)\//, 2],
-  [/^(auth|limits|observability|mcp|proxy)\//, 3],
-  [/^(app|openapi)\.ts$/, 4],
+  [/^(auth|jobs|limits|observability|mcp|proxy)\//, 3],
+  [/^(app|openapi|worker-app)\.ts$/, 4],
   [/^(main|http|stdio|stdio-server|serve-stdio|stdio-over-http|worker|run|shutdown)\.ts$/, 5],
 ];
 const levelOf = (path: string) => LEVELS.find(([pattern]) => pattern.test(path))?.[1];
