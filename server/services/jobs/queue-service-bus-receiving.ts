@@ -1,13 +1,12 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type {
-  ServiceBusClient,
   ServiceBusMessage,
   ServiceBusReceivedMessage,
   ServiceBusReceiver,
   ServiceBusSessionReceiver,
 } from "@azure/service-bus";
 import type { Delivery, Receiving } from "./queue.ts";
-import type { ServiceBusPlace } from "./queue-service-bus.ts";
+import type { Connection, ServiceBusPlace } from "./queue-service-bus.ts";
 import { bodyOf, copyOf } from "./service-bus-message.ts";
 
 /** How long a receiver is left waiting at the broker before it is told again that there is nothing. */
@@ -32,7 +31,8 @@ const LONGEST_DESCRIPTION = 4096;
 
 interface Source {
   readonly place: ServiceBusPlace;
-  readonly connected: () => Promise<ServiceBusClient>;
+  readonly connected: Connection;
+  readonly connectedForSessions: Connection;
   /** To the queue without sessions. */
   readonly send: (message: ServiceBusMessage) => Promise<void>;
   readonly concurrency: number;
@@ -50,7 +50,7 @@ interface Source {
  * since one keeps 2048 deliveries at most counted from its oldest that is not settled, and a long job would block it.
  */
 export function receiveFromServiceBus(source: Source): Receiving {
-  const { place, connected, concurrency, handle, onError } = source;
+  const { place, connected, connectedForSessions, concurrency, handle, onError } = source;
   const waiting = new Set<Waiting>();
   const reservations = new Set<(session: ServiceBusSessionReceiver) => void>();
   const held = new Set<() => void>();
@@ -70,7 +70,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
     let fromSession = false;
     while (!stopped()) {
       try {
-        receiver ??= (await connected()).createReceiver(place.queue, {
+        receiver ??= (await connected.client()).createReceiver(place.queue, {
           receiveMode: "peekLock",
           skipParsingBodyAsJson: true,
           // Renewed here, where it is known when that fails.
@@ -207,7 +207,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
 
   async function acceptOne(): Promise<void> {
     try {
-      const client = await connected();
+      const client = await connectedForSessions.client();
       const options = { skipParsingBodyAsJson: true, maxAutoLockRenewalDurationInMs: 0 };
       const session = await client.acceptNextSession(place.orderedQueue, options);
       if (!(await offer(session))) await session.close();
@@ -369,24 +369,39 @@ class ServiceBusDelivery implements Delivery {
   }
 
   async complete(): Promise<void> {
-    await this.#receiver.completeMessage(this.#message);
+    await this.#unlessLost(() => this.#receiver.completeMessage(this.#message));
     this.#out();
   }
 
   async handBack(): Promise<void> {
-    await this.#back.handBack();
+    await this.#unlessLost(() => this.#back.handBack());
     if (this.orderKey === undefined) this.#lock.end();
   }
 
   async retry(id: string, delayMs: number): Promise<void> {
-    await this.#back.retry(id, delayMs);
+    await this.#unlessLost(() => this.#back.retry(id, delayMs));
     if (this.orderKey === undefined) this.#lock.end();
   }
 
   async deadLetter(reason: string, description: string): Promise<void> {
     const deadLetterErrorDescription = description.slice(0, LONGEST_DESCRIPTION);
-    await this.#receiver.deadLetterMessage(this.#message, { deadLetterReason: reason, deadLetterErrorDescription });
+    const why = { deadLetterReason: reason, deadLetterErrorDescription };
+    await this.#unlessLost(() => this.#receiver.deadLetterMessage(this.#message, why));
     this.#out();
+  }
+
+  /** Does not wait for the end of a settlement that was cut off: that may take a minute, and be in vain. */
+  async #unlessLost(settle: () => Promise<void>): Promise<void> {
+    const { lost } = this;
+    lost.throwIfAborted();
+    const end = Promise.withResolvers<never>();
+    const onLost = () => end.reject(lost.reason);
+    lost.addEventListener("abort", onLost);
+    try {
+      await Promise.race([settle(), end.promise]);
+    } finally {
+      lost.removeEventListener("abort", onLost);
+    }
   }
 
   #out(): void {
