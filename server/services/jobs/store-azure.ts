@@ -209,34 +209,34 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
     }
   }
 
-  /** Removes what is left of jobs that are not there, of those submitted before the oldest in `kept`. */
-  const clear = async (partition: string, ids: string, kept: ReadonlySet<string>, before: number) => {
+  /** Removes what is left of jobs that are not there: of those with ids after `ids`, written until `before`. */
+  const clear = async (partition: string, ids: string, before: number, kept: ReadonlySet<string>) => {
     const { table, blobs } = await clients();
-    const remove = async (rowKey: string) => {
-      await absent(() => call((abortSignal) => table.deleteEntity(partition, rowKey, { abortSignal })));
-    };
-    let batch: string[] = [];
+    const batch: { readonly rowKey: string; readonly blob: unknown }[] = [];
     const flush = async () => {
-      const keys = batch;
-      batch = [];
-      if (keys.length === 0) return;
+      const gone = batch.splice(0);
+      if (gone.length === 0) return;
+      // Blobs first: only the row knows of its blob.
+      await inParallel(gone, async ({ blob }) => {
+        if (typeof blob !== "string") return;
+        await call((abortSignal) => blobs.getBlockBlobClient(blob).deleteIfExists({ abortSignal }));
+      });
       try {
-        await submit(keys.map((rowKey) => ["delete", { partitionKey: partition, rowKey }]));
+        await submit(gone.map(({ rowKey }) => ["delete", { partitionKey: partition, rowKey }]));
       } catch (error) {
         if (!isGone(error)) throw error;
         // Somebody else sweeps, too: a transaction with a row that is gone does nothing.
-        await inParallel(keys, remove);
+        await inParallel(gone, async ({ rowKey }) => {
+          await absent(() => call((abortSignal) => table.deleteEntity(partition, rowKey, { abortSignal })));
+        });
       }
     };
     for (const kind of [rows.EVENTS, rows.CONTENTS]) {
-      for await (const row of rowsIn(partition, rows.keysOf(kind, ids), { select: ["RowKey", "Timestamp", "blob"] })) {
-        const id = row.rowKey.slice(kind.length).split("-", 1)[0] ?? "";
-        if (kept.has(id) || Date.parse(row.timestamp ?? "") > before) continue;
-        const { blob } = row;
-        if (typeof blob === "string") {
-          await call((abortSignal) => blobs.getBlockBlobClient(blob).deleteIfExists({ abortSignal }));
-        }
-        batch.push(row.rowKey);
+      const select = ["RowKey", "Timestamp", "blob"];
+      for await (const { rowKey, timestamp, blob } of rowsIn(partition, rows.keysOf(kind, ids), { select })) {
+        const id = rowKey.slice(kind.length).split("-", 1)[0] ?? "";
+        if (kept.has(id) || Date.parse(timestamp ?? "") > before) continue;
+        batch.push({ rowKey, blob });
         if (batch.length === TRANSACTION_ROWS) await flush();
       }
     }
@@ -463,7 +463,7 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
           if (ended.length === TRANSACTION_ROWS) await flush();
         }
         await flush();
-        await clear(partition, ids, kept, before);
+        await clear(partition, ids, before, kept);
       }
       return swept;
     },
@@ -481,9 +481,7 @@ const isGone = (error: unknown) => {
   const { status, code } = refusalOf(error);
   return status === 404 && code !== "TableNotFound" && code !== "ContainerNotFound";
 };
-/** `EntityAlreadyExists` */
-const isThere = (error: unknown) => refusalOf(error).status === 409;
-/** `UpdateConditionNotSatisfied` */
+const isThere = (error: unknown) => refusalOf(error).code === "EntityAlreadyExists";
 const isChanged = (error: unknown) => refusalOf(error).status === 412;
 
 async function absent<T>(request: () => Promise<T>): Promise<T | undefined> {
