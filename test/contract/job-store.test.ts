@@ -362,6 +362,17 @@ describe.each(subjects)("jobs in %s", (_name, newStore) => {
     ]);
   });
 
+  test("are refused when they are too long for a row, and stay as they were", async () => {
+    const store = await newStore();
+    const before = await happen(store, await inserted(store), started(1));
+    const progress = { progress: 1, message: "m".repeat(40_000) };
+    await expect(happen(store, before, { type: "progressed", attempt: 1, progress, at })).rejects.toThrow(RangeError);
+    const { ref, event, job } = newJob();
+    await expect(store.insert({ ...job, tool: "t".repeat(40_000) }, event)).rejects.toThrow(/shorten/);
+    expect(await store.read(ref)).toBeUndefined();
+    expect((await happen(store, before, completed(1))).job.state).toBe("succeeded");
+  });
+
   test("answer whether they are there", async () => {
     await expect((await newStore()).check()).resolves.toBeUndefined();
   });

@@ -23,11 +23,6 @@ export interface AzureStoreOptions {
   readonly tryTimeoutMs?: number;
 }
 
-/**
- * Content of more UTF-16 code units is a blob. A property holds 64 KiB, "about 32 K characters or less" ("Understanding
- * the Table service data model").
- */
-const ROW_CONTENT_LENGTH = 30_000;
 /** "Performing entity group transactions". */
 const TRANSACTION_ROWS = 100;
 /** "Query timeout and pagination". */
@@ -255,13 +250,14 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
     async insert(job, event) {
       rows.assertRef(job);
       const write = randomUUID();
+      const actions: TransactionAction[] = [
+        ["create", rows.jobRow(job, write)],
+        ["create", rows.ownerRow(job, write)],
+        ["create", rows.eventRow(job, job.version, event, write)],
+      ];
       const change = async () => {
         try {
-          await submit([
-            ["create", rows.jobRow(job, write)],
-            ["create", rows.ownerRow(job, write)],
-            ["create", rows.eventRow(job, job.version, event, write)],
-          ]);
+          await submit(actions);
           return true;
         } catch (error) {
           if (await wrote(job, job.version, write).catch(() => false)) return true;
@@ -288,16 +284,17 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
       }
       const write = randomUUID();
       const changed = (etag: string): StoredJob => ({ job, etag, changedAt: clock.now(), readAt: clock.now() });
+      const actions: TransactionAction[] = [
+        ["update", rows.jobRow(job, write), "Replace", { etag: before.etag }],
+        ...events.map((event, at): TransactionAction => {
+          return ["create", rows.eventRow(job, before.job.version + at + 1, event, write)];
+        }),
+      ];
+      // A renewal changes nothing that is listed.
+      if (events.length > 0) actions.push(["upsert", rows.ownerRow(job, write), "Replace"]);
       const change = async () => {
         try {
-          const row: TransactionAction = ["update", rows.jobRow(job, write), "Replace", { etag: before.etag }];
-          const log = events.map((event, at): TransactionAction => {
-            return ["create", rows.eventRow(job, before.job.version + at + 1, event, write)];
-          });
-          // A renewal changes nothing that is listed.
-          const listed: TransactionAction[] =
-            events.length === 0 ? [] : [["upsert", rows.ownerRow(job, write), "Replace"]];
-          return changed(await submit([row, ...listed, ...log]));
+          return changed(await submit(actions));
         } catch (error) {
           const now = await rowOf(job.partition, rows.jobKey(job.id)).catch(() => undefined);
           if (now?.write === write) return changed(now.etag);
@@ -373,7 +370,7 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
       rows.assertRef(ref);
       rows.assertContentName(name);
       const { table, blobs } = await clients();
-      const short = text.length <= ROW_CONTENT_LENGTH;
+      const short = text.length <= rows.PROPERTY_LENGTH;
       const blob = rows.blobName(ref, name);
       if (!short) {
         const blobHTTPHeaders = { blobContentType: "text/plain; charset=utf-8" };
