@@ -7,11 +7,11 @@ import type { JobBacking } from "./jobs.ts";
  */
 export async function openBacking(config: Config): Promise<JobBacking> {
   if (config.SERVICE_BUS_NAMESPACE === undefined) {
-    const [{ createMemoryQueue }, { createMemoryJobStore }] = await Promise.all([
+    const [{ createMemoryQueue }, { createMemoryStore }] = await Promise.all([
       import("./queue-memory.ts"),
       import("./store-memory.ts"),
     ]);
-    return { queue: createMemoryQueue(), store: createMemoryJobStore() };
+    return { queue: createMemoryQueue(), store: createMemoryStore() };
   }
   throw new Error("Not yet.");
 }
