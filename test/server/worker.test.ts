@@ -1,6 +1,7 @@
 import { describe, test } from "vitest";
 import { newJobId } from "../../server/services/jobs/job.ts";
 import { resultName } from "../../server/services/jobs/jobs.ts";
+import { writeMessage } from "../../server/services/jobs/messages.ts";
 import { JobConflict, type JobStore } from "../../server/services/jobs/store.ts";
 import { createMemoryStore } from "../../server/services/jobs/store-memory.ts";
 import { InputNeeded } from "../../server/tools/client-channel.ts";
@@ -169,7 +170,7 @@ describe.concurrent("a job", () => {
     // Several leases long, with another worker at hand and a second message to bring it there.
     await parts.queue.send({
       id: `${job.id}-x`,
-      body: (await import("../../server/services/jobs/messages.ts")).messageOf(job),
+      body: writeMessage(job),
     });
     await new Promise((resolve) => setTimeout(resolve, 3 * LEASE_MS));
     done.open();
@@ -350,8 +351,7 @@ describe.concurrent("a worker that is lost in the middle", () => {
       store.cut();
       parts.worker();
       // The queue gives the message to somebody else once its lock is lost.
-      const { messageOf } = await import("../../server/services/jobs/messages.ts");
-      await parts.queue.send({ id: `${job.id}-again`, body: messageOf(job) });
+      await parts.queue.send({ id: `${job.id}-again`, body: writeMessage(job) });
       const end = repeatable ? { state: "succeeded", attempts: 2, failures: 1 } : { state: "dead", attempts: 1 };
       await expect.poll(() => parts.state(job)).toMatchObject(end);
       expect(began).toEqual(repeatable ? [1, 2] : [1]);
@@ -396,8 +396,7 @@ describe.concurrent("a worker that is lost in the middle", () => {
     const job = await parts.submit("work", { repeatable: true });
     await expect.poll(() => parts.state(job)).toMatchObject({ state: "running" });
     parts.worker();
-    const { messageOf } = await import("../../server/services/jobs/messages.ts");
-    await parts.queue.send({ id: `${job.id}-again`, body: messageOf(job) });
+    await parts.queue.send({ id: `${job.id}-again`, body: writeMessage(job) });
     await expect.poll(() => parts.state(job)).toMatchObject({ state: "succeeded", attempts: 2 });
     deaf = false;
     late.open();
@@ -439,10 +438,9 @@ describe.concurrent("a store or queue that does not do as it should", () => {
       { store },
       onTestFinished,
     );
-    const { messageOf } = await import("../../server/services/jobs/messages.ts");
     const jobs = await Promise.all(Array.from({ length: 20 }, () => parts.submit("work")));
     // Each message twice.
-    for (const job of jobs) await parts.queue.send({ id: `${job.id}-twice`, body: messageOf(job) });
+    for (const job of jobs) await parts.queue.send({ id: `${job.id}-twice`, body: writeMessage(job) });
     parts.worker();
     parts.worker();
     for (const job of jobs)
@@ -471,8 +469,7 @@ describe.concurrent("a store or queue that does not do as it should", () => {
     const job = await parts.submit("work", { repeatable: true });
     await expect.poll(() => runs).toBe(1);
     parts.worker({ store: skewed(500_000) });
-    const { messageOf } = await import("../../server/services/jobs/messages.ts");
-    await parts.queue.send({ id: `${job.id}-twice`, body: messageOf(job) });
+    await parts.queue.send({ id: `${job.id}-twice`, body: writeMessage(job) });
     await new Promise((resolve) => setTimeout(resolve, 2 * LEASE_MS));
     done.open();
     await expect.poll(() => parts.state(job)).toMatchObject({ state: "succeeded", attempts: 1 });
@@ -483,9 +480,8 @@ describe.concurrent("a store or queue that does not do as it should", () => {
     const parts = jobParts({}, {}, onTestFinished);
     parts.worker();
     await parts.queue.send({ id: "1", body: "rm -rf /" });
-    const { messageOf } = await import("../../server/services/jobs/messages.ts");
     const job = await parts.submit("hello");
-    await parts.queue.send({ id: "2", body: messageOf({ ...job, id: newJobId(Date.now()) }) });
+    await parts.queue.send({ id: "2", body: writeMessage({ ...job, id: newJobId(Date.now()) }) });
     const reasons = async () => (await parts.queue.deadLetters.list(10)).map(({ reason }) => reason).sort();
     await expect.poll(reasons).toEqual(["unknown-job", "unreadable"]);
     await expect.poll(() => parts.state(job)).toMatchObject({ state: "succeeded" });
