@@ -250,9 +250,11 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
     async insert(job, event) {
       rows.assertRef(job);
       const write = randomUUID();
+      const keyRow = rows.keyRow(job);
       const actions: TransactionAction[] = [
         ["create", rows.jobRow(job, write)],
         ["create", rows.ownerRow(job, write)],
+        ...(keyRow === undefined ? [] : [["create", keyRow] satisfies TransactionAction]),
         ["create", rows.eventRow(job, job.version, event, write)],
       ];
       const change = async () => {
@@ -267,6 +269,11 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
       };
       await register(job.partition);
       return (await withDebt(job, change)) ?? false;
+    },
+
+    async find({ partition, owner, idempotencyKey }) {
+      const row = await rowOf(partition, rows.idempotencyKey(owner, idempotencyKey));
+      return row === undefined ? undefined : { partition, id: rows.KeyRow.parse(row).id };
     },
 
     async read(ref) {
@@ -441,8 +448,11 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
         const flush = () =>
           inParallel(ended.splice(0), async ({ job, etag }) => {
             // The list first: if this is as far as it gets, the job is found here again.
-            const listed = rows.ownerKey(job.owner, job.id);
-            await absent(() => call((abortSignal) => table.deleteEntity(partition, listed, { abortSignal })));
+            const pointers = [rows.keyRow(job)?.rowKey, rows.ownerKey(job.owner, job.id)];
+            for (const pointer of pointers) {
+              if (pointer === undefined) continue;
+              await absent(() => call((abortSignal) => table.deleteEntity(partition, pointer, { abortSignal })));
+            }
             try {
               await call((abortSignal) => table.deleteEntity(partition, rows.jobKey(job.id), { etag, abortSignal }));
               swept += 1;

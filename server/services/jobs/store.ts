@@ -48,9 +48,15 @@ export interface JobStore {
   now(): number;
   /**
    * Adds a job with its first event, in one step, and notes that its message is owed to the queue until {@link sent}.
-   * False, and nothing is changed, when there is a job of that id.
+   * False, and nothing is changed, when there is a job of that id, or one of that owner with that idempotency key.
    */
   insert(job: Job, event: JobEvent): Promise<boolean>;
+  /** The owner's job with that idempotency key. */
+  find(query: {
+    readonly partition: string;
+    readonly owner: string;
+    readonly idempotencyKey: string;
+  }): Promise<JobRef | undefined>;
   /** @throws UnreadableJob */
   read(ref: JobRef): Promise<StoredJob | undefined>;
   /**
