@@ -6,6 +6,7 @@ import { DEPLOYER } from "./deployer.ts";
 import { deafExport, lockOver } from "./log-ingestion.ts";
 import type { AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
 import { BUILT_IN_ROLES } from "./roles.ts";
+import { deafPolicy } from "./storage.ts";
 import { AZURE_TYPES } from "./types.ts";
 
 /** What stands in Azure before the stack does. */
@@ -97,7 +98,11 @@ export class FakeAzure {
   verify(): Fault[] {
     const faults: Fault[] = [];
     for (const resource of this.#resources.values()) {
-      const message = useless(resource, this) ?? mixedSubnets(resource, this) ?? deafExport(resource, this);
+      const message =
+        useless(resource, this) ??
+        mixedSubnets(resource, this) ??
+        deafExport(resource, this) ??
+        deafPolicy(resource, this);
       if (message) faults.push({ name: resource.name, resource: resource.id, message });
     }
     return faults;
