@@ -14,6 +14,7 @@ import type { Metrics } from "../observability/metrics.ts";
 import { traceIdOf } from "../observability/trace-context.ts";
 import type { LeftAnswers } from "../services/left-answers.ts";
 import type { Caller } from "../tools/define-tool.ts";
+import { type CredentialWatch, createCredentialWatch } from "./credential-watch.ts";
 import { createListenStreams } from "./listen-streams.ts";
 import { createOlderHttp } from "./older-http.ts";
 import { createPlainHttp } from "./plain-http.ts";
@@ -76,8 +77,14 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     { legacy: "reject" },
   );
   const callsOverNode = toNodeHandler(calls);
-  const streams = createListenStreams(protocol);
-  const older = createOlderHttp(protocol, leftAnswers);
+  const whileHolds = createCredentialWatch(stillHolds);
+  const watch: CredentialWatch = (admitted, ended) =>
+    whileHolds(admitted, () => {
+      log.info({ event: "credential.ended", subject: admitted.caller.subject });
+      ended();
+    });
+  const streams = createListenStreams(protocol, watch);
+  const older = createOlderHttp(protocol, watch, leftAnswers);
   const plain =
     protocol.direct &&
     createPlainHttp({
@@ -101,6 +108,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     limits,
     metrics,
     stillHolds,
+    watch,
     tickets,
     messageLimit: bodyLimit,
     onIdle: tellIdle,
@@ -156,7 +164,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     // Which version a request speaks is for the SDK to tell; it is asked the same once more where it serves one.
     const { kind } = classifyInboundRequest({ httpMethod: "POST", ...protocolHeaders(request), body });
     if (kind === "legacy") return older.post(request, reply, caller);
-    if (methodOf(body) === "subscriptions/listen" && kind === "modern") return streams.open(request, reply, caller);
+    if (methodOf(body) === "subscriptions/listen" && kind === "modern")
+      return streams.open(request, reply, admittedOf(request));
     const fault = protocol.parameterHeaders.faultOf(body, request.headers, caller);
     if (fault !== undefined) {
       return refuse(reply, 400, HEADER_MISMATCH, `Header mismatch: ${fault.reason}.`, fault.id);
@@ -269,7 +278,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
         // Only a session of an older protocol has a stream to GET. None can be ended by DELETE, since nothing of it is
         // kept; the specification has 405 for that (2025-11-25, Transports, "Session Management").
         if (request.method === "GET" && request.headers["mcp-session-id"] !== undefined) {
-          older.get(request, reply, callerOf(request));
+          older.get(request, reply, admittedOf(request));
           return reply;
         }
         reply.header("allow", request.headers["mcp-session-id"] === undefined ? "POST" : "GET, POST");

@@ -7,6 +7,7 @@ import type { Limits } from "../limits/limits.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { serveConnection } from "./connection.ts";
+import type { CredentialWatch } from "./credential-watch.ts";
 import type { Protocol } from "./protocol.ts";
 import { refuse, TRANSPORT_ERROR } from "./refusals.ts";
 import { createShares } from "./shares.ts";
@@ -32,6 +33,7 @@ interface WebSocketsOptions {
   readonly metrics: Metrics;
   /** Whether what a caller was let in by still holds. */
   readonly stillHolds: (admitted: Admitted) => boolean;
+  readonly watch: CredentialWatch;
   readonly tickets: Tickets;
   /** Bytes of one message; a longer one ends its connection with status 1009. */
   readonly messageLimit: number;
@@ -66,6 +68,7 @@ export function createWebSockets({
   limits,
   metrics,
   stillHolds,
+  watch,
   tickets,
   messageLimit,
   onIdle,
@@ -131,10 +134,12 @@ export function createWebSockets({
             onIdle();
           },
           closed: () => {
+            unwatch();
             open.delete(transport);
             onIdle();
           },
         });
+        const unwatch = watch(admitted, () => transport.expire());
         const served = serveConnection({
           protocol,
           transport,
