@@ -107,6 +107,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     protocol,
     limits,
     metrics,
+    audit,
+    log,
     stillHolds,
     watch,
     tickets,

@@ -51,6 +51,8 @@ export interface Allowance {
 export interface WebSocketEvents {
   /** Whether the client may still be here: asked for each message. Whoever knows earlier that it may not expires it. */
   permitted(): boolean;
+  /** A limit refused a request. */
+  refused(request: JSONRPCRequest, verdict: Verdict): void;
   /** A request was answered, or its client cancelled it. */
   answered(method: string, seconds: number): void;
   /** Nothing is in progress any more. */
@@ -232,8 +234,12 @@ export class WebSocketTransport implements Transport {
     }
     this.#forget(id);
     // Answered when the stream ends, which is up to its client, so it is not waited for.
-    if (verdict.allowed) this.onmessage?.(request);
-    else this.#turnAway(id, tooMany(verdict), { retryAfterSeconds: verdict.retryAfterSeconds });
+    if (verdict.allowed) {
+      this.onmessage?.(request);
+      return;
+    }
+    this.#events.refused(request, verdict);
+    this.#turnAway(id, tooMany(verdict), { retryAfterSeconds: verdict.retryAfterSeconds });
   }
 
   /** Refuses what may be worth another try, later or elsewhere; a client that does not listen has to go. */
