@@ -13,6 +13,7 @@ import type { Audit, Decision } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import { traceIdOf } from "../observability/trace-context.ts";
 import type { LeftAnswers } from "../services/left-answers.ts";
+import { StoreUnavailable } from "../services/shared-store.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { type CredentialWatch, createCredentialWatch } from "./credential-watch.ts";
 import { createListenStreams } from "./listen-streams.ts";
@@ -63,6 +64,7 @@ interface StreamableHttpOptions {
  */
 const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
+const NO_TICKETS: Refusal = { status: 503, retryAfterSeconds: RETRY_AFTER_SECONDS, reason: "tickets unavailable" };
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
   const { protocol, log, authenticate, stillHolds, tickets, challenge, refuseForeign, cors } = options;
@@ -134,7 +136,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     const { status, reason, retryAfterSeconds } = refusal;
     request.log.warn({
       event: "request.refused",
-      reason: status === 403 ? "unauthorized" : "unauthenticated",
+      reason: status === 503 ? "unavailable" : status === 403 ? "unauthorized" : "unauthenticated",
       why: reason,
     });
     record(request, { decision: status === 403 ? "denied" : "refused", reason, ...(caller && { caller }) });
@@ -292,6 +294,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     sockets.route(app, admittedOf);
 
     app.setErrorHandler((error: FastifyError, request, reply) => {
+      // Without the store that replicas share, there are no tickets; nothing else needs it.
+      if (error instanceof StoreUnavailable) return turnAway(request, reply, NO_TICKETS, admitted.get(request)?.caller);
       const status = error.statusCode ?? 500;
       if (status >= 500) {
         request.log.error({ event: "request.failed", err: error });
