@@ -26,6 +26,7 @@ import { type Audit, createAudit } from "./observability/audit.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
 import type { LineWriter } from "./observability/line-writer.ts";
 import { createMetrics, type Metrics } from "./observability/metrics.ts";
+import { traceIdOf } from "./observability/trace-context.ts";
 import { registerOpenapi } from "./openapi.ts";
 import type { Prompt } from "./prompts/define-prompt.ts";
 import { prompts as allPrompts } from "./prompts/index.ts";
@@ -357,7 +358,11 @@ async function listener(
       // A client that went away has asked for nothing.
       if (error.code === "ECONNRESET" || !socket.writable) return socket.destroy();
       const { remoteAddress: address } = socket;
-      audit?.decided({ decision: "refused", reason: `no HTTP: ${error.code}`, ...(address && { address }) });
+      // Fastify's type has the form that a Buffer has as JSON.
+      const { rawPacket }: { rawPacket?: unknown } = error;
+      const sent = Buffer.isBuffer(rawPacket) ? rawPacket.toString("latin1") : "";
+      const traceId = traceIdOf(TRACEPARENT_LINE.exec(sent)?.[1]);
+      audit?.decided({ decision: "refused", reason: `no HTTP: ${error.code}`, address, traceId });
       const status = MALFORMED[error.code] ?? "400 Bad Request";
       socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
     },
@@ -366,7 +371,8 @@ async function listener(
   app.setNotFoundHandler((request, reply) => {
     const { method, ip: address } = request;
     const path = request.url.split("?", 1)[0] ?? "";
-    audit?.decided({ decision: "refused", reason: "no such path", address, method, path });
+    const traceId = traceIdOf(request.headers.traceparent);
+    audit?.decided({ decision: "refused", reason: "no such path", address, method, path, traceId });
     return reply.code(404).send({ error: "not_found", message: "Nothing is here; the MCP endpoint is POST /mcp." });
   });
   return app;
@@ -389,6 +395,9 @@ const MALFORMED: Readonly<Record<string, string>> = {
   ERR_HTTP_REQUEST_TIMEOUT: "408 Request Timeout",
   HPE_HEADER_OVERFLOW: "431 Request Header Fields Too Large",
 };
+
+/** The header in what could not be read as a request, where it came that far. */
+const TRACEPARENT_LINE = /\r?\ntraceparent:[ \t]*(\S{1,256})[ \t]*\r?\n/i;
 
 export function packageVersion(): string {
   const manifest: unknown = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8"));

@@ -1,4 +1,5 @@
 import { readFile } from "node:fs/promises";
+import { connect as connectSocket } from "node:net";
 import { join } from "node:path";
 import { Client as ModernClient, StreamableHTTPClientTransport as ModernHttp } from "@modelcontextprotocol/client";
 import { describe, expect, onTestFinished, test } from "vitest";
@@ -120,6 +121,30 @@ describe("a request that is refused", () => {
     expect(events()).toContainEqual(
       expect.objectContaining({ event: "request.refused", stream: "audit", reason, traceId: TRACE }),
     );
+  });
+
+  test("for a path that there is not, or for being no HTTP, is on record with its trace id", async () => {
+    const server = await testApp();
+    const url = await listening(server);
+    const asked = async (path: string, ...more: string[]) => {
+      const socket = connectSocket(Number(url.port), url.hostname);
+      const lines = [`GET ${path} HTTP/1.1`, "Host: 127.0.0.1", "Connection: close", ...more, "", ""];
+      socket.end(lines.join("\r\n"));
+      let answer = "";
+      for await (const chunk of socket) answer += String(chunk);
+      return answer.split("\r\n")[0];
+    };
+    const header = `Traceparent: ${traced.traceparent}`;
+    expect(await asked("/nothing", header)).toBe("HTTP/1.1 404 Not Found");
+    expect(await asked("/mcp", header, "Content-Length : 1")).toBe("HTTP/1.1 400 Bad Request");
+    expect(await asked("/mcp", "Content-Length : 1")).toBe("HTTP/1.1 400 Bad Request");
+    const told = server.events().filter(({ event }) => event === "request.refused");
+    expect(told.map(({ reason, traceId }) => [reason, traceId])).toEqual([
+      ["no such path", TRACE],
+      [expect.stringMatching(/^no HTTP: HPE_/), TRACE],
+      [expect.stringMatching(/^no HTTP: HPE_/), ANY_TRACE],
+    ]);
+    expect(told.at(-1)?.traceId).not.toBe(TRACE);
   });
 
   test("for a limit is on record with its trace id", async () => {
