@@ -15,7 +15,7 @@ import { createIdentity } from "./auth/identity.ts";
 import { registerOauthFront } from "./auth/oauth-front.ts";
 import { registerOauthMetadata } from "./auth/oauth-metadata.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
-import { parseAccessPolicy } from "./auth/roles.ts";
+import { type AccessPolicy, parseAccessPolicy } from "./auth/roles.ts";
 import { securityHeaders } from "./auth/security-headers.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
 import { createLimits, type Limits } from "./limits/limits.ts";
@@ -51,6 +51,7 @@ export interface Core {
   readonly audit: Audit;
   readonly protocol: Protocol;
   readonly shared: Shared;
+  readonly policy: AccessPolicy;
 }
 
 /** What this process has in common with the server's other replicas. */
@@ -92,6 +93,7 @@ interface Served {
   readonly metrics: Metrics;
   readonly runtime: Runtime;
   readonly shared: Shared;
+  readonly policy: AccessPolicy;
   readonly work: Work;
   readonly leftAnswers?: LeftAnswers | undefined;
   readonly audit: Audit;
@@ -153,15 +155,16 @@ export async function buildCore({
   const audit = createAudit({ config, log, metrics, version, stream });
   const resultLimit = config.RESULT_LIMIT_BYTES;
   const shared = createShared(config, metrics, log);
+  const policy = parseAccessPolicy(config.ACCESS_POLICY);
   const gate = createCallGate({
     tools,
-    policy: parseAccessPolicy(config.ACCESS_POLICY),
+    policy,
     facetContext: { shell: config.COMMAND_SHELL },
     limits: shared.limits,
     audit,
   });
   const protocol = createProtocol({ tools, gate, prompts, sources, services, metrics, log, resultLimit });
-  return { services, metrics, audit, protocol, shared };
+  return { services, metrics, audit, protocol, shared, policy };
 }
 
 /** The store that replicas share, as far as there may be several, and the limits that are counted in it. */
@@ -202,11 +205,11 @@ export async function buildApp(options: BuildOptions): Promise<App> {
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
   options: Pick<BuildOptions, "config" | "log" | "audit" | "failures" | "now" | "authenticate">,
-  { protocol, metrics, runtime, shared, work, leftAnswers, audit: trail, details }: Served,
+  { protocol, metrics, runtime, shared, policy, work, leftAnswers, audit: trail, details }: Served,
 ): Promise<Listeners> {
   const { config, log, failures, now, audit = trail } = options;
   const readiness = createReadiness();
-  const identity = await createIdentity({ config, log, metrics, store: shared.store, failures, now });
+  const identity = await createIdentity({ config, policy, log, metrics, store: shared.store, failures, now });
   const mcp = createStreamableHttp({
     protocol,
     authenticate: options.authenticate ?? identity.authenticate,

@@ -6,9 +6,10 @@ import {
 } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
 import type { Role } from "../config.ts";
+import { AuditUnavailable } from "../observability/audit.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
 import { InputNeeded } from "../tools/client-channel.ts";
-import { type Caller, type Tool, type ToolContext, ToolFailure, type ToolResult } from "../tools/define-tool.ts";
+import { type Caller, type Tool, type ToolContext, ToolFailure } from "../tools/define-tool.ts";
 import { type CallGate, CallRefused, type Entered } from "./call-gate.ts";
 import { channelOf } from "./channel.ts";
 import { type Answering, answering } from "./exchange.ts";
@@ -58,9 +59,9 @@ export function toolMethods({ gate, metrics, log, resultLimit }: ToolMethodsOpti
       if (error instanceof ToolFailure) return failure(error.message, error.output);
       throw error;
     }
-    const { status, result, error, bytes } = await outcomeOf(tool, args, context, resultLimit);
+    const { status, result, error } = await outcomeOf(tool, args, context, resultLimit);
     const durationMs = performance.now() - started;
-    entered.left({ status, durationMs, bytes });
+    entered.left({ status, durationMs });
     metrics.toolCalled(name, status, durationMs / 1000);
     if (status === "broken") logBroken(log, caller, name, error);
     // A tool that speaks of the protocol itself is passed on as it is.
@@ -93,28 +94,22 @@ interface Outcome {
   /** Absent when `error` is the protocol's own, to be thrown. */
   readonly result?: CallToolResult | InputRequiredResult;
   readonly error?: unknown;
-  /** Bytes of what the caller gets, or a little less. */
-  readonly bytes: number;
 }
 
 async function outcomeOf(tool: Tool, args: unknown, context: ToolContext, resultLimit: number): Promise<Outcome> {
-  // What is malformed has no length, and is the SDK's to refuse.
-  const ended = (status: ToolStatus, result: ToolResult, length = lengthOf(result)) => {
-    return { status, result, bytes: length || 0 };
-  };
   try {
     const result = await tool.respond(args, context);
-    const length = lengthOf(result);
-    if (length > resultLimit) return ended("ok", await linkTo(result, resultLimit, context));
-    return ended("ok", result, length);
+    // What is malformed has no length, and is the SDK's to refuse.
+    const isLong = lengthOf(result) > resultLimit;
+    return { status: "ok", result: isLong ? await linkTo(result, resultLimit, context) : result };
   } catch (error) {
-    if (context.signal.aborted) return ended("cancelled", failure("The call was cancelled."));
-    if (error instanceof ToolFailure) return ended("failed", failure(error.message, error.output));
-    if (error instanceof InputNeeded) return { status: "asked", result: askedFor(error), bytes: 0 };
-    if (error instanceof ProtocolError) return { status: "failed", error, bytes: 0 };
+    if (context.signal.aborted) return { status: "cancelled", result: failure("The call was cancelled.") };
+    if (error instanceof ToolFailure) return { status: "failed", result: failure(error.message, error.output) };
+    if (error instanceof InputNeeded) return { status: "asked", result: askedFor(error) };
+    if (error instanceof ProtocolError) return { status: "failed", error };
     // What broke is for the log; a stack or a path is nothing to tell a caller.
     const said = failure(`${tool.name} failed by a fault of its own; the server's log has the details.`);
-    return { ...ended("broken", said), error };
+    return { status: "broken", result: said, error };
   }
 }
 
@@ -129,8 +124,9 @@ export function askedFor({ requests, state }: InputNeeded): InputRequiredResult 
 export function logRefusal(log: FastifyBaseLogger, caller: Caller, tool: string, error: unknown): void {
   // A denial.
   if (error instanceof ProtocolError) return;
-  const why = error instanceof CallRefused ? error.why : "fault";
-  if (why === "argument" || why === "limit") return;
+  // One by a rule or a limit.
+  if (error instanceof CallRefused) return;
+  const why = error instanceof AuditUnavailable ? "audit" : "fault";
   const { subject, method, keyId } = caller;
   log.error({ event: "tool.refused", tool, why, subject, method, keyId, err: error });
 }

@@ -164,7 +164,13 @@ test("a server that fails closed and cannot write its audit trail runs nothing t
     messageIn((await server.app.inject(rpc("tools/call", { name, arguments: given }))).body).result;
   expect(await ask("execute_command", { command: "touch made" })).toMatchObject({
     isError: true,
-    content: [{ text: expect.stringMatching(/^execute_command was not run: this server cannot record calls/) }],
+    content: [
+      {
+        text: expect.stringMatching(
+          /^execute_command was not run: it may change something, and this server has to put that/,
+        ),
+      },
+    ],
   });
   expect(await ask("system_info", {})).not.toHaveProperty("isError");
   expect(await ask("file_operation", args)).toMatchObject({ structuredContent: { entries: [] } });
