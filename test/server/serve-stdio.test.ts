@@ -290,7 +290,9 @@ describe.concurrent("callers", () => {
     const server = await serving(its, OLDER, [], { AUDIT_FILE: "/dev/full", AUDIT_FAILURE: "closed" });
     const client = await connect("2.x", server, undefined, its);
     expect(await client.tools()).toContain("count");
-    expect(await client.call("count")).toMatch(/^count was not run: it may change something, and this server has to put that/);
+    expect(await client.call("count")).toMatch(
+      /^count was not run: it may change something, and this server has to put that/,
+    );
     const refused = expect.objectContaining({ event: "tool.refused", tool: "count", why: "audit" });
     await expect.poll(() => server.events).toContainEqual(refused);
     expect(server.events).not.toContainEqual(expect.objectContaining({ event: "tool.called" }));
