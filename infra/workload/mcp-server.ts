@@ -442,7 +442,7 @@ function podSpec({ namespace, image, workspace }: McpServerArgs, { configMap, se
         image: image.reference,
         // Arguments and no command: the image's entry point stays process 1 and reaps what tools' commands leave behind,
         // which Node would keep as zombies.
-        args: ["node", "main.ts"],
+        args: ["node", "main.js"],
         envFrom: [{ configMapRef: { name: configMap.metadata.name } }, { secretRef: { name: secret.metadata.name } }],
         ports: [
           { name: "http", containerPort: SERVER_PORTS.http, protocol: "TCP" },

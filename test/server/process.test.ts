@@ -28,7 +28,7 @@ async function startServer(its: Its, env: Record<string, string> = {}, left = 0)
   const workspace = await temporaryDirectory(its.onTestFinished);
   // As long as it takes: what ends sooner by a shorter grace says so.
   const all = { WORKSPACE_PATH: workspace, SHUTDOWN_GRACE_SECONDS: "25", ...env };
-  const server = await startProcess(all, [entry("main.ts")], its.onTestFinished, left);
+  const server = await startProcess(all, [entry("main.js")], its.onTestFinished, left);
   return { ...server, workspace };
 }
 
@@ -140,7 +140,7 @@ describe.concurrent("a server that is told to end", () => {
 
 describe.concurrent("a server that cannot start", () => {
   const outcome = async (its: Its, env: Record<string, string>) => {
-    const child = start(its, "main.ts", env);
+    const child = start(its, "main.js", env);
     let output = "";
     for (const stream of [child.stdout, child.stderr])
       stream?.on("data", (chunk: Buffer) => (output += chunk.toString()));
@@ -185,6 +185,25 @@ describe.concurrent("a server that cannot start", () => {
   });
 });
 
+/** What a stdio server of that entry, whose client says goodbye at once, has loaded of Node's own. */
+async function nodesOwn(its: Its, name: string): Promise<string[]> {
+  const tell = "data:text/javascript,process.on('exit',()=>console.error(JSON.stringify(process.moduleLoadList)))";
+  const env = { WORKSPACE_PATH: await temporaryDirectory(its.onTestFinished), LOG_LEVEL: "silent" };
+  const child = spawn(process.execPath, ["--import", tell, entry(name)], { env, stdio: ["ignore", "ignore", "pipe"] });
+  let said = "";
+  child.stderr.on("data", (chunk: Buffer) => (said += chunk.toString()));
+  await once(child, "close");
+  return JSON.parse(said.split("\n").find((line) => line.startsWith("[")) ?? "");
+}
+
+test("a server whose code is compiled does without Node's TypeScript parser, for what that would hold of memory", async (its) => {
+  // Compiles it, if nobody has.
+  await nodesOwn(its, "stdio.js");
+  const loaded = await nodesOwn(its, "stdio.js");
+  its.expect(loaded).toContain("NativeModule crypto");
+  its.expect(loaded.filter((name) => name.includes("amaro"))).toEqual([]);
+});
+
 describe.concurrent("stdio", () => {
   const TRACE = "0af7651916cd43dd8448eb211c80319c";
   const initialize = {
@@ -196,7 +215,7 @@ describe.concurrent("stdio", () => {
 
   test("has nothing but the protocol on standard output, and ends with its input", async (its) => {
     const { expect } = its;
-    const child = start(its, "stdio.ts", {
+    const child = start(its, "stdio.js", {
       WORKSPACE_PATH: await temporaryDirectory(its.onTestFinished),
       LOG_LEVEL: "trace",
     });
@@ -222,7 +241,7 @@ describe.concurrent("stdio", () => {
   test("takes its commands with it", async (its) => {
     const { expect } = its;
     const workspace = await temporaryDirectory(its.onTestFinished);
-    const child = start(its, "stdio.ts", { WORKSPACE_PATH: workspace });
+    const child = start(its, "stdio.js", { WORKSPACE_PATH: workspace });
     const mark = sleepMark();
     const params = { name: "execute_command", arguments: { command: `setsid sleep ${mark} & sleep ${mark}` } };
     child.stdin?.write(`${JSON.stringify(initialize)}\n`);

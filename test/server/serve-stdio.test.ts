@@ -15,7 +15,7 @@ import { type ServerProcess, sharedServer, startServer, temporaryDirectory } fro
 import { WebSocketClientTransport, websocketUrl } from "./websocket-client.ts";
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
-const ENTRY = here("../../server/serve-stdio.ts");
+const ENTRY = here("../../server/serve-stdio.js");
 const OLDER = [process.execPath, here("stdio-servers/older.ts")];
 const NEWER = [process.execPath, here("stdio-servers/newer.ts")];
 const KEYS = ["key-of-ada", "key-of-bob", "key-of-eve"] as const;

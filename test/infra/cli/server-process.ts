@@ -38,7 +38,7 @@ export async function temporaryDirectory(atEnd: AtEnd = onTestFinished): Promise
 /** Starts `entry` and waits until it listens; `left` descriptors beside the standard ones stay open in it. */
 export async function startServer(
   env: Record<string, string> = {},
-  entry: readonly string[] = [join(CHECKOUT, "server/main.ts")],
+  entry: readonly string[] = [join(CHECKOUT, "server/main.js")],
   atEnd: AtEnd = onTestFinished,
   left = 0,
 ): Promise<ServerProcess> {
