@@ -1,10 +1,10 @@
-import { toNodeHandler } from "@modelcontextprotocol/node";
 import { createMcpHandler, type McpHttpHandler, type ServerEventBus } from "@modelcontextprotocol/server";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 import type { Admitted } from "../auth/credentials.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import type { CredentialWatch } from "./credential-watch.ts";
+import { serveOverNode } from "./over-node.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
 import { refuse, TRANSPORT_ERROR } from "./refusals.ts";
 import { createShares } from "./shares.ts";
@@ -50,7 +50,7 @@ export function createListenStreams(protocol: Protocol, watch: CredentialWatch):
         leave();
       });
       reply.hijack();
-      await toNodeHandler(handler)(Object.assign(request.raw, { auth: authInfoOf(caller) }), reply.raw, request.body);
+      await serveOverNode(handler, authInfoOf(caller), request, reply);
     },
     async endAll() {
       await Promise.all([...open].map((handler) => handler.close()));

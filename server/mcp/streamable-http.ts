@@ -1,5 +1,4 @@
 import underPressure from "@fastify/under-pressure";
-import { toNodeHandler } from "@modelcontextprotocol/node";
 import { classifyInboundRequest, createMcpHandler } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Authenticate } from "../auth/authenticate.ts";
@@ -18,6 +17,7 @@ import type { Caller } from "../tools/define-tool.ts";
 import { type CredentialWatch, createCredentialWatch } from "./credential-watch.ts";
 import { createListenStreams } from "./listen-streams.ts";
 import { createOlderHttp } from "./older-http.ts";
+import { serveOverNode } from "./over-node.ts";
 import { createPlainHttp } from "./plain-http.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
 import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR, tooMany } from "./refusals.ts";
@@ -78,7 +78,6 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     ({ requestInfo }) => protocol.server({ method: requestInfo?.headers.get("mcp-method") ?? undefined }),
     { legacy: "reject" },
   );
-  const callsOverNode = toNodeHandler(calls);
   const whileHolds = createCredentialWatch(stillHolds);
   const watch: CredentialWatch = (admitted, ended) =>
     whileHolds(admitted, () => {
@@ -98,7 +97,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       async goOn(request, reply, caller, { modern, ...begun }) {
         if (!modern) return older.post(request, reply, caller, begun);
         const auth = authInfoOf(caller, request.headers.traceparent, begun.ran);
-        await callsOverNode(Object.assign(request.raw, { auth }), reply.raw, request.body);
+        await serveOverNode(calls, auth, request, reply);
       },
     });
   const isIdle = () => open.size === 0 && !sockets.busy;
@@ -175,8 +174,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       return refuse(reply, 400, HEADER_MISMATCH, `Header mismatch: ${fault.reason}.`, fault.id);
     }
     reply.hijack();
-    const auth = authInfoOf(caller, request.headers.traceparent);
-    await callsOverNode(Object.assign(request.raw, { auth }), reply.raw, body);
+    await serveOverNode(calls, authInfoOf(caller, request.headers.traceparent), request, reply);
   };
 
   const plugin = async (app: FastifyInstance) => {
