@@ -15,7 +15,7 @@ import { createIdentity } from "./auth/identity.ts";
 import { registerOauthFront } from "./auth/oauth-front.ts";
 import { registerOauthMetadata } from "./auth/oauth-metadata.ts";
 import { createRefuseForeign } from "./auth/origin.ts";
-import { parseAccessPolicy } from "./auth/roles.ts";
+import { type AccessPolicy, parseAccessPolicy } from "./auth/roles.ts";
 import { securityHeaders } from "./auth/security-headers.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
 import { createJobService, type JobService } from "./jobs/job-service.ts";
@@ -29,6 +29,7 @@ import { type Audit, createAudit } from "./observability/audit.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
 import type { LineWriter } from "./observability/line-writer.ts";
 import { createMetrics, type Metrics } from "./observability/metrics.ts";
+import { traceIdOf } from "./observability/trace-context.ts";
 import { registerOpenapi } from "./openapi.ts";
 import type { Prompt } from "./prompts/define-prompt.ts";
 import { prompts as allPrompts } from "./prompts/index.ts";
@@ -55,6 +56,7 @@ export interface Core {
   readonly protocol: Protocol;
   readonly shared: Shared;
   readonly jobService: JobService;
+  readonly policy: AccessPolicy;
 }
 
 /** What this process has in common with the server's other replicas. */
@@ -100,6 +102,7 @@ interface Served {
   readonly metrics: Metrics;
   readonly runtime: Runtime;
   readonly shared: Shared;
+  readonly policy: AccessPolicy;
   readonly work: Work;
   readonly leftAnswers?: LeftAnswers | undefined;
   readonly audit: Audit;
@@ -153,9 +156,10 @@ export async function buildCore({
   const metrics = createMetrics(tools.map((tool) => tool.name));
   const audit = createAudit({ config, log, metrics, version, stream });
   const shared = createShared(config, metrics, log);
+  const policy = parseAccessPolicy(config.ACCESS_POLICY);
   const gate = createCallGate({
     tools,
-    policy: parseAccessPolicy(config.ACCESS_POLICY),
+    policy,
     facetContext: { shell: config.COMMAND_SHELL },
     limits: shared.limits,
     audit,
@@ -178,7 +182,7 @@ export async function buildCore({
   };
   const contextOf = createContexts(services, log);
   const protocol = createProtocol({ tools, gate, carryOut, prompts, sources, services, contextOf });
-  return { services, metrics, audit, protocol, shared, jobService };
+  return { services, metrics, audit, protocol, shared, jobService, policy };
 }
 
 /** The store that replicas share, as far as there may be several, and the limits that are counted in it. */
@@ -243,11 +247,11 @@ export function workOf(commands: CommandRunner, jobService: JobService): Work {
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
   options: Pick<BuildOptions, "config" | "log" | "audit" | "failures" | "now" | "authenticate">,
-  { protocol, metrics, runtime, shared, work, leftAnswers, audit: trail, details }: Served,
+  { protocol, metrics, runtime, shared, policy, work, leftAnswers, audit: trail, details }: Served,
 ): Promise<Listeners & Pick<App, "mcp">> {
   const { config, log, failures, now, audit = trail } = options;
   const readiness = createReadiness();
-  const identity = await createIdentity({ config, log, metrics, store: shared.store, failures, now });
+  const identity = await createIdentity({ config, policy, log, metrics, store: shared.store, failures, now });
   const mcp = createStreamableHttp({
     protocol,
     authenticate: options.authenticate ?? identity.authenticate,
@@ -399,7 +403,11 @@ export async function listener(
       // A client that went away has asked for nothing.
       if (error.code === "ECONNRESET" || !socket.writable) return socket.destroy();
       const { remoteAddress: address } = socket;
-      audit?.decided({ decision: "refused", reason: `no HTTP: ${error.code}`, ...(address && { address }) });
+      // Fastify's type has the form that a Buffer has as JSON.
+      const { rawPacket }: { rawPacket?: unknown } = error;
+      const sent = Buffer.isBuffer(rawPacket) ? rawPacket.toString("latin1") : "";
+      const traceId = traceIdOf(TRACEPARENT_LINE.exec(sent)?.[1]);
+      audit?.decided({ decision: "refused", reason: `no HTTP: ${error.code}`, address, traceId });
       const status = MALFORMED[error.code] ?? "400 Bad Request";
       socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
     },
@@ -408,7 +416,8 @@ export async function listener(
   app.setNotFoundHandler((request, reply) => {
     const { method, ip: address } = request;
     const path = request.url.split("?", 1)[0] ?? "";
-    audit?.decided({ decision: "refused", reason: "no such path", address, method, path });
+    const traceId = traceIdOf(request.headers.traceparent);
+    audit?.decided({ decision: "refused", reason: "no such path", address, method, path, traceId });
     return reply.code(404).send({ error: "not_found", message: "Nothing is here; the MCP endpoint is POST /mcp." });
   });
   return app;
@@ -431,6 +440,9 @@ const MALFORMED: Readonly<Record<string, string>> = {
   ERR_HTTP_REQUEST_TIMEOUT: "408 Request Timeout",
   HPE_HEADER_OVERFLOW: "431 Request Header Fields Too Large",
 };
+
+/** The header in what could not be read as a request, where it came that far. */
+const TRACEPARENT_LINE = /\r?\ntraceparent:[ \t]*(\S{1,256})[ \t]*\r?\n/i;
 
 export function packageVersion(): string {
   const manifest: unknown = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8"));

@@ -371,7 +371,7 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
       200: { description: "The ticket, and how long it holds", content: json("Ticket") },
       401: refusal("No key, or a wrong one"),
       403: refusal("A web page that may not call this server"),
-      503: refusal("Too much to do; `Retry-After` says when to come back"),
+      503: refusal("Too much to do, or nowhere to keep a ticket; `Retry-After` says when to come back"),
     },
   },
   "GET /": {

@@ -11,7 +11,8 @@ import { run } from "./run.ts";
 const options = readOptions();
 
 await run(async (config, log, stream) => {
-  if (parseAccessPolicy(config.ACCESS_POLICY).tools.size > 0) {
+  const policy = parseAccessPolicy(config.ACCESS_POLICY);
+  if (policy.tools.size > 0) {
     throw policyFault(["at tools has rules, and what tools another server has is not known here; leave tools out"]);
   }
   const version = packageVersion();
@@ -30,7 +31,7 @@ await run(async (config, log, stream) => {
     log,
   });
   return {
-    listeners: await buildListeners({ config, log }, { ...proxy, metrics, shared, audit }),
+    listeners: await buildListeners({ config, log }, { ...proxy, metrics, shared, policy, audit }),
     facts: { command: options.command.program, server: found.info.name },
   };
 });

@@ -254,7 +254,7 @@ function machineEnvironment(): Record<string, string> {
   );
 }
 
-/** A container's process 1 that only passes signals on, `tini -- node main.ts`: not on every machine, and not needed. */
+/** A container's process 1 that only passes signals on, `tini -- node main.js`: not on every machine, and not needed. */
 function withoutInit(command: readonly string[]): readonly string[] {
   const isInit = /^(tini|dumb-init)$/.test(posix.basename(command[0] ?? ""));
   return isInit ? command.slice(Math.max(command.indexOf("--"), 0) + 1) : command;

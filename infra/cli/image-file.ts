@@ -92,7 +92,7 @@ function* instructions(text: string): Generator<{ keyword: string; rest: string 
   }
 }
 
-/** `["node", "main.ts"]`. The shell form would put a shell between the kubelet's SIGTERM and the server. */
+/** `["node", "main.js"]`. The shell form would put a shell between the kubelet's SIGTERM and the server. */
 function execForm(keyword: string, rest: string): string[] {
   try {
     const words: unknown = JSON.parse(rest);

@@ -57,7 +57,7 @@ async function serve(command: readonly string[], options: Options): Promise<void
   };
   const environment = { HOST: options.host, PORT: options.port, METRICS_PORT: options.metricsPort };
   const args = [
-    join(CHECKOUT, "server/serve-stdio.ts"),
+    join(CHECKOUT, "server/serve-stdio.js"),
     ...options.env.flatMap((name) => ["--env", name]),
     ...given(entryOptions).flat(),
     "--",

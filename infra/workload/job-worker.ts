@@ -109,7 +109,7 @@ export class JobWorker extends ComponentResource {
             serviceAccount: args.namespace.workerAccount,
             priorityClass: args.quotas.workerPriority,
             image: args.image,
-            program: "worker.ts",
+            program: "worker.js",
             environment,
             workspace: args.workspace,
             resources: WORKER_RESOURCES,

@@ -166,7 +166,7 @@ export class McpServer extends ComponentResource {
             serviceAccount: args.namespace.serverAccount,
             priorityClass: args.quotas.serverPriority,
             image: args.image,
-            program: "main.ts",
+            program: "main.js",
             environment,
             workspace: args.workspace,
             resources: SERVER_RESOURCES,

@@ -24,7 +24,7 @@ export interface PodArgs {
   readonly serviceAccount: Output<string>;
   readonly priorityClass: Input<string>;
   readonly image: Pick<ServerImage, "reference">;
-  /** The process behind the image's entry point: `main.ts`, `worker.ts`. */
+  /** The process behind the image's entry point: `main.js`, `worker.js`. */
   readonly program: string;
   readonly environment: Environment;
   readonly workspace: Workspace;

@@ -43,7 +43,7 @@ export function createChallenge({ AUTH_MODE, PUBLIC_URL, ENTRA_CLIENT_ID }: Chal
         case 429:
           return `Too many failed attempts; try again in ${Math.ceil(retryAfterSeconds ?? 1)} seconds.`;
         case 503:
-          return "Tokens cannot be checked now; try again in a few seconds.";
+          return "Tokens and tickets cannot be checked or issued now; try again in a few seconds.";
       }
     },
   };

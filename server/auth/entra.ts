@@ -2,7 +2,7 @@ import { hash } from "node:crypto";
 import type { FastifyBaseLogger } from "fastify";
 import { decodeJwt, errors, type JWTVerifyGetKey, jwtVerify } from "jose";
 import { z } from "zod";
-import type { Config } from "../config.ts";
+import type { Config, Role } from "../config.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import type { Admitted, Authenticated, Refusal } from "./credentials.ts";
 import { createSigningKeys, KeysUnavailable } from "./entra-keys.ts";
@@ -35,6 +35,15 @@ const REMEMBERED_TOKENS = 10_000;
 const REMEMBERED_CALLERS = 10_000;
 /** Until a key endpoint that failed is asked again. Seconds. */
 const RETRY_AFTER_SECONDS = 5;
+
+/**
+ * Entra names no groups in a token that would have to name more than 200, and says where to ask for them (Microsoft Learn,
+ * "Configure group claims and app roles in tokens"). They are not asked for: that takes a right to read the directory,
+ * and a call to Graph that others' logins would wait for.
+ */
+const OVERAGE =
+  "The token has no room for its subject's groups, so none of them gives a role. Assign app roles in place of groups, or " +
+  'set groupMembershipClaims of the application to "ApplicationGroup", so that tokens name assigned groups alone.';
 
 const V1_ISSUER = "https://sts.windows.net/";
 /** Header, payload and signature of the compact form (RFC 7515, section 3.1). An encrypted token has five parts. */
@@ -87,6 +96,7 @@ export function createEntra({ config, policy, log, now = Date.now }: EntraOption
   );
   const remembered = new Recent<{ readonly admitted: Admitted; readonly until: number }>(REMEMBERED_TOKENS);
   const callers = new Recent<Caller>(REMEMBERED_CALLERS);
+  const overages = new Recent<true>(REMEMBERED_CALLERS);
 
   /** The same object for the same caller, whichever token brought it. */
   const callerOf = (caller: Caller): Caller => {
@@ -122,6 +132,14 @@ export function createEntra({ config, policy, log, now = Date.now }: EntraOption
     return claims;
   };
 
+  /** Once for each caller, since each of its tokens will be the same. */
+  const tellOverage = (who: Pick<Caller, "subject" | "tenant">, role: Role | undefined) => {
+    const key = JSON.stringify([who.tenant, who.subject]);
+    if (overages.get(key)) return;
+    overages.set(key, true);
+    log.warn({ event: "entra.groups.overage", ...who, role }, OVERAGE);
+  };
+
   const authorised = (claims: Claims): Authenticated => {
     const client = claims.azp ?? claims.appid;
     // An ID token has this application's id for its audience too, and roles; only access tokens name a client.
@@ -137,7 +155,7 @@ export function createEntra({ config, policy, log, now = Date.now }: EntraOption
       groups: overage ? [] : (claims.groups ?? []),
     });
     const who = { subject: claims.oid ?? claims.sub, tenant: claims.tid };
-    if (overage) log.warn({ event: "entra.groups.overage", ...who, role });
+    if (overage) tellOverage(who, role);
     if (role === undefined) {
       const reason = `no role${overage ? " (groups overage: group-derived roles do not count)" : ""}`;
       return { refusal: { status: 403, reason } };

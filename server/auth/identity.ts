@@ -7,7 +7,7 @@ import type { Admitted } from "./credentials.ts";
 import type { Entra } from "./entra.ts";
 import { createFailures, type Failures } from "./failures.ts";
 import { createApiKeys } from "./key-sources.ts";
-import { parseAccessPolicy } from "./roles.ts";
+import type { AccessPolicy } from "./roles.ts";
 import { createTickets, type Tickets } from "./tickets.ts";
 
 /** Who calls: everything that tells, as the configuration has it. */
@@ -22,6 +22,8 @@ export interface Identity {
 
 interface IdentityOptions {
   readonly config: Config;
+  /** Of ACCESS_POLICY. */
+  readonly policy: AccessPolicy;
   readonly log: FastifyBaseLogger;
   readonly metrics?: Pick<Metrics, "keysExpire"> | undefined;
   /** Where tickets lie, for every replica. */
@@ -47,8 +49,8 @@ export async function createIdentity(options: IdentityOptions): Promise<Identity
 }
 
 /** What judges Entra's tokens; loaded only where there are some, since the others need not wait for it. */
-async function entraOf({ config, log, now }: IdentityOptions): Promise<Entra | undefined> {
+async function entraOf({ config, policy, log, now }: IdentityOptions): Promise<Entra | undefined> {
   if (config.ENTRA_CLIENT_ID === undefined) return undefined;
   const { createEntra } = await import("./entra.ts");
-  return createEntra({ config, policy: parseAccessPolicy(config.ACCESS_POLICY), log, ...(now && { now }) });
+  return createEntra({ config, policy, log, ...(now && { now }) });
 }

@@ -2,6 +2,7 @@ import { type CallToolResult, isCallToolResult, ProtocolError } from "@modelcont
 import { CallRefused } from "../mcp/call-gate.ts";
 import type { DirectCalls } from "../mcp/protocol.ts";
 import { type CarryOut, failure } from "../mcp/tool-calls.ts";
+import { AuditUnavailable } from "../observability/audit.ts";
 import type { Job } from "../services/jobs/job.ts";
 import { type ClientChannel, InputNeeded } from "../tools/client-channel.ts";
 import { ToolBusy, ToolFailure } from "../tools/define-tool.ts";
@@ -47,7 +48,11 @@ export function createToolRun({ carryOut, contextOf }: ToolRunOptions): RunTool 
           ? { ended: "succeeded", result }
           : { ended: "broken", reason: `${job.tool} gave back what is no result.` };
       case "failed": {
-        if (error instanceof ToolBusy || (error instanceof CallRefused && error.why !== "argument")) {
+        if (
+          error instanceof ToolBusy ||
+          (error instanceof CallRefused && error.why === "limit") ||
+          error instanceof AuditUnavailable
+        ) {
           return { ended: "busy", reason: error.message };
         }
         const reason = error instanceof ToolFailure || error instanceof ProtocolError ? error.message : "It failed.";

@@ -2,7 +2,8 @@ import { ProtocolError, ProtocolErrorCode } from "@modelcontextprotocol/server";
 import { createAccess, type Decision } from "../auth/access.ts";
 import { type AccessPolicy, atLeast } from "../auth/roles.ts";
 import { ROLES, type Role } from "../config.ts";
-import type { Audit } from "../observability/audit.ts";
+import type { Admission, Limits } from "../limits/limits.ts";
+import { type Audit, AuditUnavailable } from "../observability/audit.ts";
 import type { ToolStatus } from "../observability/metrics.ts";
 import { digestOf } from "../services/arguments-digest.ts";
 import {
@@ -30,8 +31,6 @@ export interface Entering {
 export interface Left {
   readonly status: ToolStatus;
   readonly durationMs: number;
-  /** Bytes of what its caller gets. */
-  readonly bytes: number;
 }
 
 /** A call that may run; told once how it ended. */
@@ -49,7 +48,10 @@ export interface CallGate {
   unknown(caller: Caller, name: string, traceId?: string): ProtocolError;
   /** Whether a call would be granted, beside limits, and without a record of the question. */
   decide(caller: Caller, tool: Tool, args: unknown): Decision;
-  /** Lets a call begin, or throws what its caller is told: a {@link CallRefused} or a {@link ProtocolError}. */
+  /**
+   * Lets a call begin, or throws what its caller is told: a {@link CallRefused}, an {@link AuditUnavailable} or a
+   * {@link ProtocolError}.
+   */
   enter(call: Entering): Entered | Promise<Entered>;
   /** The scope that the caller's token lacks for that call; undefined when it lacks none, or a scope would not help. */
   scopeFor(caller: Caller, name: string, args: unknown): string | undefined;
@@ -57,8 +59,8 @@ export interface CallGate {
 
 /** A call was not let in; the message says why, and the mend. */
 export class CallRefused extends ToolFailure {
-  /** `argument`: not with these arguments. `limit`: not now. `audit`: not without a record of it. */
-  readonly why: "argument" | "limit" | "audit";
+  /** `argument`: not with these arguments. `limit`: not now. */
+  readonly why: "argument" | "limit";
 
   constructor(why: CallRefused["why"], message: string, output?: Record<string, unknown>) {
     super(message, output);
@@ -66,19 +68,8 @@ export class CallRefused extends ToolFailure {
   }
 }
 
-/** Room for a call, or why there is none. */
-export type Admission =
-  | { release(bytes: number): void }
-  | {
-      readonly refused: "tool" | "caller" | "global";
-      readonly what: "calls" | "concurrency" | "bytes";
-      readonly retryAfterSeconds: number;
-    };
-
 /** As far as calls are concerned. */
-export interface CallLimits {
-  admit(caller: Caller, tool: string): Admission | Promise<Admission>;
-}
+export type CallLimits = Pick<Limits, "admit">;
 
 /** As far as calls are concerned. */
 export type CallAudit = Pick<Audit, "decided" | "begin">;
@@ -112,31 +103,26 @@ export function createEntrance({
   particulars: () => Particulars,
 ) => Entered | Promise<Entered> {
   function admitted(call: Known, admission: Admission) {
-    if ("release" in admission) return admission;
+    if (admission.refused === undefined) return admission;
     const { refused, what, retryAfterSeconds } = admission;
     audit?.decided({ decision: "refused", reason: `limit:${refused}:${what}`, ...call });
     throw new CallRefused("limit", limitMessage(call.tool, admission), { limit: refused, what, retryAfterSeconds });
   }
 
-  function begun(call: Known, particulars: () => Particulars, release: (bytes: number) => void): Entered {
-    if (audit === undefined) return { left: ({ bytes }) => release(bytes) };
+  function begun(call: Known, particulars: () => Particulars, release: () => void): Entered {
+    if (audit === undefined) return { left: release };
     let record: ReturnType<CallAudit["begin"]>;
     try {
       record = audit.begin({ ...call, ...particulars() });
     } catch (cause) {
-      release(0);
-      const refusal = new CallRefused(
-        "audit",
-        `${call.tool} was not run: this server cannot record calls at the moment, and runs none that changes something ` +
-          "without a record. Reading goes on; try again later.",
-      );
-      refusal.cause = cause;
-      throw refusal;
+      release();
+      // Whatever it is that keeps a call from its record keeps it from running.
+      throw cause instanceof AuditUnavailable ? cause : new AuditUnavailable(call.tool, { cause });
     }
     return {
-      left({ status, durationMs, bytes }) {
+      left({ status, durationMs }) {
         record.ended({ outcome: status, durationMs });
-        release(bytes);
+        release();
       },
     };
   }
@@ -147,7 +133,7 @@ export function createEntrance({
     }
     const enter = (admission: Admission) => {
       const room = admitted(call, admission);
-      return begun(call, particulars, (bytes) => room.release(bytes));
+      return begun(call, particulars, () => room.release());
     };
     const admission = limits.admit(call.caller, call.tool);
     return admission instanceof Promise ? admission.then(enter) : enter(admission);
@@ -224,7 +210,7 @@ function unknownTool(name: string, known: string): ProtocolError {
 
 function limitMessage(
   tool: string,
-  { refused, what, retryAfterSeconds }: Exclude<Admission, { release: unknown }>,
+  { refused, what, retryAfterSeconds }: Exclude<Admission, { readonly refused?: undefined }>,
 ): string {
   const whose = {
     tool: `calls of ${tool} by you`,
@@ -234,7 +220,6 @@ function limitMessage(
   const used = {
     calls: `as many ${whose} as may be made in a while have been made`,
     concurrency: `as many ${whose} as may run at once are running`,
-    bytes: `the answers to ${whose} have had as many bytes as they may in a while`,
   }[what];
   const seconds = Math.max(1, Math.ceil(retryAfterSeconds));
   return `${tool} was not run: ${used}. Try again in ${seconds} second${seconds === 1 ? "" : "s"}.`;

@@ -1,8 +1,10 @@
-import { toNodeHandler } from "@modelcontextprotocol/node";
 import { createMcpHandler, type McpHttpHandler, type ServerEventBus } from "@modelcontextprotocol/server";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
+import type { Admitted } from "../auth/credentials.ts";
 import type { Caller } from "../tools/define-tool.ts";
+import type { CredentialWatch } from "./credential-watch.ts";
+import { serveOverNode } from "./over-node.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
 import { refuse, TRANSPORT_ERROR } from "./refusals.ts";
 import { createShares } from "./shares.ts";
@@ -10,7 +12,8 @@ import { Subscriptions } from "./subscriptions.ts";
 
 /** The event streams of the 2026-07-28 protocol, `subscriptions/listen`. */
 export interface ListenStreams {
-  open(request: FastifyRequest, reply: FastifyReply, caller: Caller): Promise<void>;
+  /** Serves one. It ends with the caller's credential, as with {@link endAll}. */
+  open(request: FastifyRequest, reply: FastifyReply, admitted: Admitted): Promise<void>;
   /** Ends each as the protocol has it, with a last result. */
   endAll(): Promise<void>;
 }
@@ -22,11 +25,12 @@ const LIMIT = 1024;
  * Every stream has a handler of the SDK's to itself: closing a handler is the one way to end its streams, and a bus of
  * its own keeps one caller's events from another's stream, where both have a file of the same name.
  */
-export function createListenStreams(protocol: Protocol): ListenStreams {
+export function createListenStreams(protocol: Protocol, watch: CredentialWatch): ListenStreams {
   const open = new Set<McpHttpHandler>();
   const shares = createShares(LIMIT);
   return {
-    async open(request, reply, caller) {
+    async open(request, reply, admitted) {
+      const { caller } = admitted;
       const leave = shares.take(caller);
       if (leave === undefined) {
         return refuse(
@@ -39,12 +43,14 @@ export function createListenStreams(protocol: Protocol): ListenStreams {
       const bus = busOf(protocol, caller, urisIn(request.body));
       const handler = createMcpHandler(() => protocol.server({ caller }), { legacy: "reject", bus });
       open.add(handler);
+      const unwatch = watch(admitted, () => void handler.close());
       reply.raw.once("close", () => {
+        unwatch();
         open.delete(handler);
         leave();
       });
       reply.hijack();
-      await toNodeHandler(handler)(Object.assign(request.raw, { auth: authInfoOf(caller) }), reply.raw, request.body);
+      await serveOverNode(handler, authInfoOf(caller), request, reply);
     },
     async endAll() {
       await Promise.all([...open].map((handler) => handler.close()));

@@ -11,9 +11,11 @@ import {
 } from "@modelcontextprotocol/server";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
+import type { Admitted } from "../auth/credentials.ts";
 import type { LeftAnswers } from "../services/left-answers.ts";
 import { type Caller, callerKey } from "../tools/define-tool.ts";
 import { createAwaitedAnswers, type JSONRPCAnswer } from "./awaited-answers.ts";
+import type { CredentialWatch } from "./credential-watch.ts";
 import { answerToCutOff, eventIdOf } from "./cut-off-calls.ts";
 import { EventStream } from "./event-stream.ts";
 import type { Connection } from "./exchange.ts";
@@ -31,8 +33,8 @@ export interface OlderHttp {
   connectionOf(caller: Caller, session: Session): Connection;
   /** Has a call found by who wants to cancel it, though it is made elsewhere; returns how to end that. */
   cancellable(caller: Caller, session: Session | undefined, id: RequestId, call: Cancellable): () => void;
-  /** Serves one GET: the stream of what the server says unasked. */
-  get(request: FastifyRequest, reply: FastifyReply, caller: Caller): void;
+  /** Serves one GET: the stream of what the server says unasked. It ends with the caller's credential. */
+  get(request: FastifyRequest, reply: FastifyReply, admitted: Admitted): void;
   /** Ends what would stay open by itself; calls in progress go on. */
   endStreams(): void;
   /** Cuts off calls in progress. */
@@ -57,7 +59,7 @@ const ASKING: ReadonlySet<string> = new Set(["tools/call", "prompts/get", "resou
 type Incoming = JSONRPCRequest | JSONRPCNotification | JSONRPCAnswer;
 
 /** `left` is where replicas leave one another answers to questions; absent where they share nothing. */
-export function createOlderHttp(protocol: Protocol, left?: LeftAnswers): OlderHttp {
+export function createOlderHttp(protocol: Protocol, watch: CredentialWatch, left?: LeftAnswers): OlderHttp {
   const memory = createSessionMemory(protocol);
   const awaited = createAwaitedAnswers(left);
   const exchanges = new Set<OlderExchange>();
@@ -155,7 +157,7 @@ export function createOlderHttp(protocol: Protocol, left?: LeftAnswers): OlderHt
         if (running.get(key) === call) running.delete(key);
       };
     },
-    get(request, reply, caller) {
+    get(request, reply, admitted) {
       if (!accepts(request, "text/event-stream")) {
         return refuse(reply, 406, TRANSPORT_ERROR, "Not Acceptable: the client must accept text/event-stream.");
       }
@@ -164,7 +166,11 @@ export function createOlderHttp(protocol: Protocol, left?: LeftAnswers): OlderHt
       reply.hijack();
       const lastEventId = headerOf(request, "last-event-id");
       const answer = answerToCutOff(lastEventId);
-      if (answer === undefined) return memory.of(caller, place.session).open(reply.raw, lastEventId);
+      if (answer === undefined) {
+        const end = memory.of(admitted.caller, place.session).open(reply.raw, lastEventId);
+        reply.raw.once("close", watch(admitted, end));
+        return;
+      }
       const stream = new EventStream(reply.raw);
       stream.send(answer).catch(() => {});
       stream.end();

@@ -11,8 +11,8 @@ import { Subscriptions } from "./subscriptions.ts";
 
 /** What this replica remembers of a session: conveniences, none of which a client must have back. */
 export interface RememberedSession extends Connection {
-  /** Opens the stream of what the server says unasked; one that was open before ends. */
-  open(response: ServerResponse, lastEventId: string | undefined): void;
+  /** Opens the stream of what the server says unasked; one that was open before ends. Returns how to end it. */
+  open(response: ServerResponse, lastEventId: string | undefined): () => void;
 }
 
 export interface SessionMemory {
@@ -82,6 +82,7 @@ export function createSessionMemory(protocol: Pick<Protocol, "watch">): SessionM
           );
         }
         tellCursor();
+        return () => opened.end();
       },
     };
     return {

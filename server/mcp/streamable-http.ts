@@ -1,5 +1,4 @@
 import underPressure from "@fastify/under-pressure";
-import { toNodeHandler } from "@modelcontextprotocol/node";
 import { classifyInboundRequest, createMcpHandler } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Authenticate } from "../auth/authenticate.ts";
@@ -13,9 +12,12 @@ import type { Audit, Decision } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import { traceIdOf } from "../observability/trace-context.ts";
 import type { LeftAnswers } from "../services/left-answers.ts";
+import { StoreUnavailable } from "../services/shared-store.ts";
 import type { Caller } from "../tools/define-tool.ts";
+import { type CredentialWatch, createCredentialWatch } from "./credential-watch.ts";
 import { createListenStreams } from "./listen-streams.ts";
 import { createOlderHttp } from "./older-http.ts";
+import { serveOverNode } from "./over-node.ts";
 import { createPlainHttp } from "./plain-http.ts";
 import { authInfoOf, type Protocol } from "./protocol.ts";
 import { HEADER_MISMATCH, INTERNAL_ERROR, PARSE_ERROR, refuse, TRANSPORT_ERROR, tooMany } from "./refusals.ts";
@@ -62,6 +64,7 @@ interface StreamableHttpOptions {
  */
 const EVENT_LOOP_DELAY_LIMIT_MS = 250;
 const RETRY_AFTER_SECONDS = 5;
+const NO_TICKETS: Refusal = { status: 503, retryAfterSeconds: RETRY_AFTER_SECONDS, reason: "tickets unavailable" };
 
 export function createStreamableHttp(options: StreamableHttpOptions): StreamableHttp {
   const { protocol, log, authenticate, stillHolds, tickets, challenge, refuseForeign, cors } = options;
@@ -75,9 +78,14 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     ({ requestInfo }) => protocol.server({ method: requestInfo?.headers.get("mcp-method") ?? undefined }),
     { legacy: "reject" },
   );
-  const callsOverNode = toNodeHandler(calls);
-  const streams = createListenStreams(protocol);
-  const older = createOlderHttp(protocol, leftAnswers);
+  const whileHolds = createCredentialWatch(stillHolds);
+  const watch: CredentialWatch = (admitted, ended) =>
+    whileHolds(admitted, () => {
+      log.info({ event: "credential.ended", subject: admitted.caller.subject });
+      ended();
+    });
+  const streams = createListenStreams(protocol, watch);
+  const older = createOlderHttp(protocol, watch, leftAnswers);
   const plain =
     protocol.direct &&
     createPlainHttp({
@@ -89,7 +97,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
       async goOn(request, reply, caller, { modern, ...begun }) {
         if (!modern) return older.post(request, reply, caller, begun);
         const auth = authInfoOf(caller, request.headers.traceparent, begun.ran);
-        await callsOverNode(Object.assign(request.raw, { auth }), reply.raw, request.body);
+        await serveOverNode(calls, auth, request, reply);
       },
     });
   const isIdle = () => open.size === 0 && !sockets.busy;
@@ -100,7 +108,10 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     protocol,
     limits,
     metrics,
+    audit,
+    log,
     stillHolds,
+    watch,
     tickets,
     messageLimit: bodyLimit,
     onIdle: tellIdle,
@@ -124,7 +135,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     const { status, reason, retryAfterSeconds } = refusal;
     request.log.warn({
       event: "request.refused",
-      reason: status === 403 ? "unauthorized" : "unauthenticated",
+      reason: status === 503 ? "unavailable" : status === 403 ? "unauthorized" : "unauthenticated",
       why: reason,
     });
     record(request, { decision: status === 403 ? "denied" : "refused", reason, ...(caller && { caller }) });
@@ -156,14 +167,14 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     // Which version a request speaks is for the SDK to tell; it is asked the same once more where it serves one.
     const { kind } = classifyInboundRequest({ httpMethod: "POST", ...protocolHeaders(request), body });
     if (kind === "legacy") return older.post(request, reply, caller);
-    if (methodOf(body) === "subscriptions/listen" && kind === "modern") return streams.open(request, reply, caller);
+    if (methodOf(body) === "subscriptions/listen" && kind === "modern")
+      return streams.open(request, reply, admittedOf(request));
     const fault = protocol.parameterHeaders.faultOf(body, request.headers, caller);
     if (fault !== undefined) {
       return refuse(reply, 400, HEADER_MISMATCH, `Header mismatch: ${fault.reason}.`, fault.id);
     }
     reply.hijack();
-    const auth = authInfoOf(caller, request.headers.traceparent);
-    await callsOverNode(Object.assign(request.raw, { auth }), reply.raw, body);
+    await serveOverNode(calls, authInfoOf(caller, request.headers.traceparent), request, reply);
   };
 
   const plugin = async (app: FastifyInstance) => {
@@ -269,7 +280,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
         // Only a session of an older protocol has a stream to GET. None can be ended by DELETE, since nothing of it is
         // kept; the specification has 405 for that (2025-11-25, Transports, "Session Management").
         if (request.method === "GET" && request.headers["mcp-session-id"] !== undefined) {
-          older.get(request, reply, callerOf(request));
+          older.get(request, reply, admittedOf(request));
           return reply;
         }
         reply.header("allow", request.headers["mcp-session-id"] === undefined ? "POST" : "GET, POST");
@@ -281,6 +292,8 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     sockets.route(app, admittedOf);
 
     app.setErrorHandler((error: FastifyError, request, reply) => {
+      // Without the store that replicas share, there are no tickets; nothing else needs it.
+      if (error instanceof StoreUnavailable) return turnAway(request, reply, NO_TICKETS, admitted.get(request)?.caller);
       const status = error.statusCode ?? 500;
       if (status >= 500) {
         request.log.error({ event: "request.failed", err: error });

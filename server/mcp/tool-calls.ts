@@ -5,9 +5,10 @@ import {
   ProtocolError,
 } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
+import { AuditUnavailable } from "../observability/audit.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
 import { InputNeeded } from "../tools/client-channel.ts";
-import { type Caller, type Tool, type ToolContext, ToolFailure, type ToolResult } from "../tools/define-tool.ts";
+import { type Caller, type Tool, type ToolContext, ToolFailure } from "../tools/define-tool.ts";
 import { type CallGate, CallRefused, type Entered } from "./call-gate.ts";
 import { lengthOf, linkTo } from "./long-results.ts";
 
@@ -22,10 +23,8 @@ export interface Outcome {
   readonly status: ToolStatus;
   /** Absent when `error` is the protocol's own, to be thrown. */
   readonly result?: CallToolResult | InputRequiredResult;
-  /** What was thrown, if something was: by the gate a {@link CallRefused} or a {@link ProtocolError}, or by the tool. */
+  /** What was thrown, if something was: by the gate a {@link CallRefused}, an {@link AuditUnavailable} or a {@link ProtocolError}; or by the tool. */
   readonly error?: unknown;
-  /** Bytes of what the caller gets, or a little less. */
-  readonly bytes: number;
 }
 
 /** Passes the gate, which puts the call on record, runs a tool, and counts the call: for requests and jobs alike. */
@@ -40,7 +39,7 @@ export function createToolCalls({ gate, metrics, log }: ToolCallsOptions): Carry
     const tool = gate.find(caller, name);
     if (tool === undefined) {
       metrics.toolCalled(name, "failed", 0);
-      return { status: "failed", error: gate.unknown(caller, name, traceId), bytes: 0 };
+      return { status: "failed", error: gate.unknown(caller, name, traceId) };
     }
     const started = performance.now();
     let entered: Entered;
@@ -51,14 +50,14 @@ export function createToolCalls({ gate, metrics, log }: ToolCallsOptions): Carry
       metrics.toolCalled(name, "failed", (performance.now() - started) / 1000);
       logRefusal(log, caller, name, error);
       if (error instanceof ToolFailure) {
-        return { status: "failed", result: failure(error.message, error.output), error, bytes: 0 };
+        return { status: "failed", result: failure(error.message, error.output), error };
       }
-      return { status: "failed", error, bytes: 0 };
+      return { status: "failed", error };
     }
     const outcome = await outcomeOf(tool, args, context, run === undefined ? context.resultLimit : JOB_RESULT_BYTES);
-    const { status, error, bytes } = outcome;
+    const { status, error } = outcome;
     const durationMs = performance.now() - started;
-    entered.left({ status, durationMs, bytes });
+    entered.left({ status, durationMs });
     metrics.toolCalled(name, status, durationMs / 1000);
     if (status === "broken") logBroken(log, caller, name, error);
     return outcome;
@@ -66,23 +65,19 @@ export function createToolCalls({ gate, metrics, log }: ToolCallsOptions): Carry
 }
 
 async function outcomeOf(tool: Tool, args: unknown, context: ToolContext, resultLimit: number): Promise<Outcome> {
-  // What is malformed has no length, and is the SDK's to refuse.
-  const ended = (status: ToolStatus, result: ToolResult, length = lengthOf(result)) => {
-    return { status, result, bytes: length || 0 };
-  };
   try {
     const result = await tool.respond(args, context);
-    const length = lengthOf(result);
-    if (length > resultLimit) return ended("ok", await linkTo(result, resultLimit, context));
-    return ended("ok", result, length);
+    // What is malformed has no length, and is the SDK's to refuse.
+    const isLong = lengthOf(result) > resultLimit;
+    return { status: "ok", result: isLong ? await linkTo(result, resultLimit, context) : result };
   } catch (error) {
-    if (context.signal.aborted) return { ...ended("cancelled", failure("The call was cancelled.")), error };
-    if (error instanceof ToolFailure) return { ...ended("failed", failure(error.message, error.output)), error };
-    if (error instanceof InputNeeded) return { status: "asked", result: askedFor(error), error, bytes: 0 };
-    if (error instanceof ProtocolError) return { status: "failed", error, bytes: 0 };
+    if (context.signal.aborted) return { status: "cancelled", result: failure("The call was cancelled."), error };
+    if (error instanceof ToolFailure) return { status: "failed", result: failure(error.message, error.output), error };
+    if (error instanceof InputNeeded) return { status: "asked", result: askedFor(error), error };
+    if (error instanceof ProtocolError) return { status: "failed", error };
     // What broke is for the log; a stack or a path is nothing to tell a caller.
     const said = failure(`${tool.name} failed by a fault of its own; the server's log has the details.`);
-    return { ...ended("broken", said), error };
+    return { status: "broken", result: said, error };
   }
 }
 
@@ -97,8 +92,9 @@ export function askedFor({ requests, state }: InputNeeded): InputRequiredResult 
 export function logRefusal(log: FastifyBaseLogger, caller: Caller, tool: string, error: unknown): void {
   // A denial.
   if (error instanceof ProtocolError) return;
-  const why = error instanceof CallRefused ? error.why : "fault";
-  if (why === "argument" || why === "limit") return;
+  // One by a rule or a limit.
+  if (error instanceof CallRefused) return;
+  const why = error instanceof AuditUnavailable ? "audit" : "fault";
   const { subject, method, keyId } = caller;
   log.error({ event: "tool.refused", tool, why, subject, method, keyId, err: error });
 }

@@ -31,6 +31,10 @@ const COUNTED_AT_BYTES = 16 * 1024;
 const PING_INTERVAL_MS = 30_000;
 /** What a client gets to read what is on its way, and to close from its side. */
 const CLOSING_MS = 3000;
+/** At most 123 bytes, as the reason of a close (RFC 6455, section 5.5). */
+const EXPIRED = "The credential of this connection has ended; connect anew with a valid one.";
+
+const CANCELLED = "notifications/cancelled";
 
 interface Asked {
   readonly method: string;
@@ -45,8 +49,10 @@ export interface Allowance {
 
 /** What the transport tells of itself. */
 export interface WebSocketEvents {
-  /** Whether the client may still be here: asked for each message, and with each ping. */
+  /** Whether the client may still be here: asked for each message. Whoever knows earlier that it may not expires it. */
   permitted(): boolean;
+  /** A limit refused a request. */
+  refused(request: JSONRPCRequest, verdict: Verdict): void;
   /** A request was answered, or its client cancelled it. */
   answered(method: string, seconds: number): void;
   /** Nothing is in progress any more. */
@@ -71,6 +77,7 @@ export class WebSocketTransport implements Transport {
   #ping: NodeJS.Timeout | undefined;
   #alive = true;
   #draining = false;
+  #expired = false;
   #refusals = 0;
   #uncounted = 0;
 
@@ -102,7 +109,7 @@ export class WebSocketTransport implements Transport {
     this.#ping = setInterval(() => {
       // Not even the answer to a ping since the last one: the client is gone, and TCP has not noticed.
       if (!this.#alive) socket.terminate();
-      else if (this.#isPermitted()) socket.ping();
+      else socket.ping();
       this.#alive = false;
     }, PING_INTERVAL_MS);
     this.#ping.unref();
@@ -111,6 +118,20 @@ export class WebSocketTransport implements Transport {
   /** From now on requests are refused; those in progress go on. */
   drain(): void {
     this.#draining = true;
+  }
+
+  /**
+   * What the client was let in by holds no more: nothing of it is taken any more, and the connection ends once the calls
+   * that were begun before are answered, as over HTTP. What waits for its turn was not begun.
+   */
+  expire(): void {
+    if (this.#expired) return;
+    this.#expired = true;
+    for (const { id } of this.#waiting.splice(0)) {
+      this.#pending.delete(id);
+      this.#turnAway(id, EXPIRED);
+    }
+    this.#endIfExpired();
   }
 
   send(message: JSONRPCMessage): Promise<void> {
@@ -148,20 +169,10 @@ export class WebSocketTransport implements Transport {
     socket.once("close", () => clearTimeout(timer));
   }
 
-  /** Ends the connection when what its client was let in by holds no more. */
-  #isPermitted(): boolean {
-    if (this.#events.permitted()) return true;
-    this.#waiting.length = 0;
-    if (this.#socket.readyState === this.#socket.OPEN) {
-      this.#end(POLICY_VIOLATION, "The credential of this connection has ended; connect anew with a valid one.");
-    }
-    return false;
-  }
-
   #receive(text: string, isBinary: boolean): void {
     // Sent before the client has heard that the connection ends.
     if (this.#socket.readyState !== this.#socket.OPEN) return;
-    if (!this.#isPermitted()) return;
+    if (!this.#events.permitted()) this.expire();
     this.#count(text);
     if (isBinary) {
       this.#socket.close(UNSUPPORTED_DATA, "Messages are JSON in text frames.");
@@ -178,8 +189,10 @@ export class WebSocketTransport implements Transport {
       this.#admit(message);
       return;
     }
+    // An answer could agree to something, so it is not taken either. To end a call is nothing that is kept from anyone.
+    if (this.#expired && !(isJSONRPCNotification(message) && message.method === CANCELLED)) return;
     if (isJSONRPCNotification(message)) {
-      if (message.method === "notifications/cancelled") this.#cancel(cancelledIn(message.params));
+      if (message.method === CANCELLED) this.#cancel(cancelledIn(message.params));
     } else if (!isJSONRPCResultResponse(message) && !isJSONRPCErrorResponse(message)) {
       this.#refuse(null, INVALID_REQUEST, "Invalid Request: the frame is not one JSON-RPC message.");
       return;
@@ -189,7 +202,9 @@ export class WebSocketTransport implements Transport {
 
   #admit(request: JSONRPCRequest): void {
     const { id, method } = request;
-    if (this.#draining) {
+    if (this.#expired) {
+      this.#turnAway(id, EXPIRED);
+    } else if (this.#draining) {
       this.#refuse(id, TRANSPORT_ERROR, "This server is shutting down; connect anew.");
     } else if (this.#pending.size >= PENDING_LIMIT) {
       this.#refuse(id, TRANSPORT_ERROR, `${PENDING_LIMIT} requests are in progress; wait for one to end.`);
@@ -206,6 +221,11 @@ export class WebSocketTransport implements Transport {
     const { id, method } = request;
     // Cancelled meanwhile, or the client is gone.
     if (this.#pending.get(id) !== asked) return;
+    if (this.#expired) {
+      this.#turnAway(id, EXPIRED);
+      this.#forget(id);
+      return;
+    }
     if (verdict.allowed) this.#refusals = 0;
     if (verdict.allowed && method !== "subscriptions/listen") {
       this.#waiting.push(request);
@@ -214,19 +234,22 @@ export class WebSocketTransport implements Transport {
     }
     this.#forget(id);
     // Answered when the stream ends, which is up to its client, so it is not waited for.
-    if (verdict.allowed) this.onmessage?.(request);
-    else this.#limit(id, verdict);
+    if (verdict.allowed) {
+      this.onmessage?.(request);
+      return;
+    }
+    this.#events.refused(request, verdict);
+    this.#turnAway(id, tooMany(verdict), { retryAfterSeconds: verdict.retryAfterSeconds });
   }
 
-  /** Tells the client when to come back; one that does not listen has to go. */
-  #limit(id: RequestId, verdict: Verdict): void {
+  /** Refuses what may be worth another try, later or elsewhere; a client that does not listen has to go. */
+  #turnAway(id: RequestId, message: string, data?: Record<string, unknown>): void {
     this.#refusals++;
     if (this.#refusals > REFUSALS_LIMIT) {
       this.#end(POLICY_VIOLATION, "Too many requests, again and again.");
       return;
     }
-    const { retryAfterSeconds } = verdict;
-    this.#refuse(id, TRANSPORT_ERROR, tooMany(verdict), { retryAfterSeconds });
+    this.#refuse(id, TRANSPORT_ERROR, message, data);
   }
 
   #count(text: string): void {
@@ -265,6 +288,11 @@ export class WebSocketTransport implements Transport {
     this.#pending.delete(id);
     if (this.#pending.size === 0) this.#events.idle();
     else this.#proceed();
+    this.#endIfExpired();
+  }
+
+  #endIfExpired(): void {
+    if (this.#expired && this.#pending.size === 0) this.#end(POLICY_VIOLATION, EXPIRED);
   }
 
   #refuse(id: RequestId | null, code: number, message: string, data?: Record<string, unknown>): void {

@@ -1,14 +1,18 @@
 import websocket from "@fastify/websocket";
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import fastifyPlugin from "fastify-plugin";
 import type { Admitted } from "../auth/credentials.ts";
 import { TICKET_SECONDS, type Tickets } from "../auth/tickets.ts";
 import type { Limits } from "../limits/limits.ts";
+import type { Audit } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
+import { traceIdOf } from "../observability/trace-context.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { serveConnection } from "./connection.ts";
+import type { CredentialWatch } from "./credential-watch.ts";
 import type { Protocol } from "./protocol.ts";
 import { refuse, TRANSPORT_ERROR } from "./refusals.ts";
+import { createRepeatedRefusals } from "./repeated-refusals.ts";
 import { createShares } from "./shares.ts";
 import { WebSocketTransport } from "./websocket-transport.ts";
 
@@ -30,8 +34,11 @@ interface WebSocketsOptions {
   readonly protocol: Protocol;
   readonly limits: Limits;
   readonly metrics: Metrics;
+  readonly audit?: Pick<Audit, "decided"> | undefined;
+  readonly log: FastifyBaseLogger;
   /** Whether what a caller was let in by still holds. */
   readonly stillHolds: (admitted: Admitted) => boolean;
+  readonly watch: CredentialWatch;
   readonly tickets: Tickets;
   /** Bytes of one message; a longer one ends its connection with status 1009. */
   readonly messageLimit: number;
@@ -65,13 +72,22 @@ export function createWebSockets({
   protocol,
   limits,
   metrics,
+  audit,
+  log,
   stillHolds,
+  watch,
   tickets,
   messageLimit,
   onIdle,
 }: WebSocketsOptions): WebSockets {
   const open = new Map<WebSocketTransport, { end(): void }>();
   const shares = createShares(LIMIT);
+  /** Each of them is a message, and costs its sender next to nothing. */
+  const refused = createRepeatedRefusals((refusal) => {
+    const { caller, reason } = refusal;
+    log.warn({ event: "request.refused", reason: "limit", why: reason, subject: caller.subject });
+    audit?.decided(refusal);
+  });
   let draining = false;
 
   const upgrades = fastifyPlugin(async (app: FastifyInstance) => {
@@ -125,16 +141,23 @@ export function createWebSockets({
         };
         const transport = new WebSocketTransport(socket, allowance, {
           permitted: () => stillHolds(admitted),
+          refused: ({ method, params }, { which, what }) => {
+            const traceId = traceIdOf(request.headers.traceparent) ?? traceIdOf(params?._meta?.traceparent);
+            const reason = `limit:${which}:${what}`;
+            refused({ decision: "refused", reason, caller, address: request.ip, method, path: PATH, traceId });
+          },
           answered: (method, seconds) => metrics.requestServed(method, 200, seconds),
           idle: () => {
             if (draining) connection.end();
             onIdle();
           },
           closed: () => {
+            unwatch();
             open.delete(transport);
             onIdle();
           },
         });
+        const unwatch = watch(admitted, () => transport.expire());
         const served = serveConnection({
           protocol,
           transport,

@@ -68,11 +68,12 @@ export interface Audit {
 
 /** What the caller of a tool is told while a server that fails closed has no audit trail. */
 export class AuditUnavailable extends ToolFailure {
-  constructor(tool: string) {
+  constructor(tool: string, { cause }: ErrorOptions = {}) {
     super(
       `${tool} was not run: it may change something, and this server has to put that on record and cannot at the ` +
         "moment. Tools that only read work; try again later, or tell the server's operator.",
     );
+    this.cause = cause;
   }
 }
 

@@ -2,20 +2,13 @@ import { ProtocolError, ProtocolErrorCode, Server, type ServerContext } from "@m
 import type { FastifyBaseLogger } from "fastify";
 import { atLeast } from "../auth/roles.ts";
 import type { Role } from "../config.ts";
-import {
-  type CallAudit,
-  type CallLimits,
-  CallRefused,
-  createEntrance,
-  type Entered,
-  NAME_CHARACTERS,
-} from "../mcp/call-gate.ts";
+import { type CallAudit, type CallLimits, createEntrance, type Entered, NAME_CHARACTERS } from "../mcp/call-gate.ts";
 import { callerOf, type Protocol, traceIdIn } from "../mcp/protocol.ts";
 import { assertInScope, scopeForRole } from "../mcp/step-up.ts";
 import { failure, logBroken, logRefusal } from "../mcp/tool-calls.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
 import { digestOf } from "../services/arguments-digest.ts";
-import type { Caller } from "../tools/define-tool.ts";
+import { type Caller, ToolFailure } from "../tools/define-tool.ts";
 import { ChildEnded, type ServerDescription } from "./child.ts";
 import { type Children, NoChild } from "./children.ts";
 
@@ -115,13 +108,12 @@ export function createProxyProtocol(options: ProxyProtocolOptions): Protocol {
       const durationMs = performance.now() - started;
       metrics.toolCalled(tool, "failed", durationMs / 1000);
       logRefusal(log, caller, tool, error);
-      if (!(error instanceof CallRefused)) throw error;
+      if (!(error instanceof ToolFailure)) throw error;
       return { result: { ...failure(error.message, error.output) }, status: "failed", durationMs };
     }
     const outcome = await pass("tools/call", params, context, caller);
     const { error, status, durationMs } = outcome;
-    // The bytes of the answer are counted by what carries it.
-    entered.left({ status, durationMs, bytes: 0 });
+    entered.left({ status, durationMs });
     metrics.toolCalled(tool, status, durationMs / 1000);
     // Why there is no child is logged where one should have been started.
     if (status === "broken" && !(error instanceof NoChild)) logBroken(log, caller, tool, error);

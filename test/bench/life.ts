@@ -53,7 +53,7 @@ function asSystemInfo(workload: Workload): Workload {
 
 async function start() {
   const began = performance.now();
-  const child = spawn(process.execPath, [fileURLToPath(new URL("../../server/main.ts", import.meta.url))], {
+  const child = spawn(process.execPath, [fileURLToPath(new URL("../../server/main.js", import.meta.url))], {
     stdio: ["ignore", "pipe", "inherit"],
     env: {
       ...process.env,

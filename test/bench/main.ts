@@ -9,7 +9,8 @@ import { type Workload, workloads } from "./workloads.ts";
 
 const USAGE = `npm run bench -- [options]
 
-Measures a bare Fastify route, this server with everything on, the SDK's own handler and fastmcp, one after the other.
+Measures a bare Fastify route, this server with everything on, the SDK's own handler and fastmcp, one after the other:
+as one process, and as two behind a proxy that hands out connections in turns.
 
   --seconds N       time for each measurement (3)
   --rounds N        measurements of each, in turns; the one in the middle counts (3)
@@ -17,6 +18,7 @@ Measures a bare Fastify route, this server with everything on, the SDK's own han
   --client NAME     autocannon or wrk (autocannon)
   --only TEXT       only requests whose name contains TEXT, such as "tools/call" or 2026
   --servers LIST    which servers, comma-separated (fastify,this,sdk,fastmcp)
+  --processes LIST  as how many processes, comma-separated (1,2); more than one are behind the proxy
   --json            the result as JSON
   --help            this text`;
 
@@ -28,6 +30,7 @@ const { values } = parseArgs({
     client: { type: "string", default: "autocannon" },
     only: { type: "string", default: "" },
     servers: { type: "string", default: "fastify,this,sdk,fastmcp" },
+    processes: { type: "string", default: "1,2" },
     json: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
   },
@@ -36,12 +39,14 @@ const { values } = parseArgs({
 interface Row {
   readonly workload: string;
   readonly server: string;
+  /** More than one are behind the proxy. */
+  readonly processes: number;
   readonly requestsPerSecond: number;
   readonly p99Ms: number;
   readonly failed: number;
-  /** CPU time of the server's process for one request: says the same on a machine that others use as well. */
+  /** CPU time of the server's processes for one request, without the proxy's: says the same on a machine that others use as well. */
   readonly cpuMicros: number;
-  /** To bare Fastify in the same run. */
+  /** To bare Fastify as as many processes, in the same run. */
   readonly ratio: number | undefined;
   readonly cpuRatio: number | undefined;
 }
@@ -70,15 +75,19 @@ async function bench(): Promise<void> {
   const chosen = workloads.filter(({ name }) => name.includes(values.only));
   const answers = await answersTo(chosen);
   const rows: Row[] = [];
-  for (const workload of chosen) {
+  const cases = values.processes
+    .split(",")
+    .flatMap((processes) => chosen.map((workload) => ({ processes: Number(processes), workload })));
+  for (const { processes, workload } of cases) {
     let base: Row | undefined;
     const rounds = new Map<string, Measured[]>();
     for (let round = 0; round < Number(values.rounds); round++) {
       for (const server of names) {
         if (cannot(server, workload)) continue;
-        const measured = await measure(server, workload, { client, seconds, connections, answers });
+        const measured = await measure(server, workload, { client, seconds, connections, answers, processes });
         rounds.set(server, [...(rounds.get(server) ?? []), measured]);
-        if (!values.json) console.error(`${workload.name}: ${server} ${Math.round(measured.requestsPerSecond)}/s`);
+        if (!values.json)
+          console.error(`${workload.name}: ${processes} x ${server} ${Math.round(measured.requestsPerSecond)}/s`);
       }
     }
     for (const server of names) {
@@ -119,10 +128,15 @@ interface Settings {
   readonly seconds: number;
   readonly connections: number;
   readonly answers: string;
+  readonly processes: number;
 }
 
-async function measure(server: string, workload: Workload, { client, seconds, connections, answers }: Settings) {
-  const started = await start(server, answers);
+async function measure(
+  server: string,
+  workload: Workload,
+  { client, seconds, connections, answers, processes }: Settings,
+) {
+  const started = processes === 1 ? await start(server, answers) : await startBehindProxy(server, answers, processes);
   try {
     const load = { url: started.url, workload, connections };
     await client({ ...load, seconds: WARM_UP_SECONDS });
@@ -130,7 +144,8 @@ async function measure(server: string, workload: Workload, { client, seconds, co
     const result = await client({ ...load, seconds });
     const after = await started.usage();
     const requests = result.requestsPerSecond * seconds;
-    return { workload: workload.name, server, ...result, cpuMicros: (after.cpuMicros - before.cpuMicros) / requests };
+    const cpuMicros = (after.cpuMicros - before.cpuMicros) / requests;
+    return { workload: workload.name, server, processes, ...result, cpuMicros };
   } finally {
     started.stop();
   }
@@ -138,18 +153,47 @@ async function measure(server: string, workload: Workload, { client, seconds, co
 
 interface Usage {
   readonly cpuMicros: number;
-  readonly residentBytes: number;
 }
 
-async function start(server: string, answers = "{}") {
-  const child = fork(fileURLToPath(new URL("./serve.ts", import.meta.url)), [server], {
+/** What requests are sent to. */
+interface Started {
+  readonly url: string;
+  usage(): Promise<Usage>;
+  stop(): void;
+}
+
+/** The proxy does the same for each of the servers, and its CPU time is nobody's. */
+async function startBehindProxy(server: string, answers: string, processes: number): Promise<Started> {
+  const each = await Promise.all(Array.from({ length: processes }, () => start(server, answers)));
+  const proxy = await startScript(
+    "round-robin.ts",
+    each.map(({ url }) => new URL(url).port),
+  );
+  return {
+    url: proxy.url,
+    async usage() {
+      const used = await Promise.all(each.map((one) => one.usage()));
+      return { cpuMicros: used.reduce((sum, { cpuMicros }) => sum + cpuMicros, 0) };
+    },
+    stop() {
+      for (const one of [proxy, ...each]) one.stop();
+    },
+  };
+}
+
+function start(server: string, answers?: string): Promise<Started> {
+  return startScript("serve.ts", [server], answers);
+}
+
+async function startScript(script: string, args: readonly string[], answers = "{}"): Promise<Started> {
+  const child = fork(fileURLToPath(new URL(script, import.meta.url)), args, {
     stdio: ["ignore", "ignore", "inherit", "ipc"],
     env: { ...process.env, NODE_ENV: "production", BENCH_ANSWERS: answers },
   });
   const told = <T>() =>
     new Promise<T>((resolve, reject) => {
       child.once("message", (message) => resolve(message as T));
-      child.once("exit", (code) => reject(new Error(`${server} ended with code ${code}.`)));
+      child.once("exit", (code) => reject(new Error(`${script} ${args.join(" ")} ended with code ${code}.`)));
     });
   const { port } = await told<{ port: number }>();
   return {
@@ -184,6 +228,7 @@ function table(rows: readonly Row[]): string {
   const number = (value: number | undefined, digits: number) => (value === undefined ? "" : value.toFixed(digits));
   const lines = rows.map((row) => [
     row.workload,
+    row.processes === 1 ? "1" : `${row.processes}, proxy`,
     TITLES[row.server] ?? row.server,
     number(row.requestsPerSecond, 0),
     number(row.p99Ms, 1),
@@ -192,7 +237,7 @@ function table(rows: readonly Row[]): string {
     number(row.cpuRatio ?? 1, 2),
     row.failed === 0 ? "" : `${row.failed} failed`,
   ]);
-  const head = ["request", "server", "requests/s", "p99 ms", "ratio", "CPU µs", "CPU ratio", ""];
+  const head = ["request", "processes", "server", "requests/s", "p99 ms", "ratio", "CPU µs", "CPU ratio", ""];
   const widths = head.map((title, column) =>
     Math.max(...[head, ...lines].map((line) => (line[column] ?? title).length)),
   );

@@ -85,7 +85,7 @@ describe("plan prod --json holds what the stack is made of", () => {
     ["the Service", "core/v1:Service", ["mcp-server"]],
     ["a disruption budget", ":PodDisruptionBudget", ["mcp-server"]],
     ["a scaler", ":ScaledObject", ['"maxReplicaCount":20']],
-    ["the workers' Deployment", ":Deployment", ["job-worker", "worker.ts", '"readOnlyRootFilesystem":true']],
+    ["the workers' Deployment", ":Deployment", ["job-worker", "worker.js", '"readOnlyRootFilesystem":true']],
     ["the workers' scaler", ":ScaledObject", ["mcp-jobs-ordered", '"messageCount":"5"', '"fallback"']],
     ["KEDA's way to the queues", ":TriggerAuthentication", ["azure-workload"]],
     ["a quota for each", ":ResourceQuota", ["PriorityClass"]],

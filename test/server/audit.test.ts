@@ -526,7 +526,7 @@ describe("Log Analytics", () => {
 });
 
 describe("a server's process", () => {
-  const main = fileURLToPath(new URL("../../server/main.ts", import.meta.url));
+  const main = fileURLToPath(new URL("../../server/main.js", import.meta.url));
   const command = fileURLToPath(new URL("../../infra/cli/mcp-aks.js", import.meta.url));
 
   /** Starts a server, waits until it listens, ends it after what is done `during` its life, and gives back what it wrote. */

@@ -1,4 +1,5 @@
 import { readFile } from "node:fs/promises";
+import { connect as connectSocket } from "node:net";
 import { join } from "node:path";
 import { Client as ModernClient, StreamableHTTPClientTransport as ModernHttp } from "@modelcontextprotocol/client";
 import { describe, expect, onTestFinished, test } from "vitest";
@@ -122,6 +123,30 @@ describe("a request that is refused", () => {
     );
   });
 
+  test("for a path that there is not, or for being no HTTP, is on record with its trace id", async () => {
+    const server = await testApp();
+    const url = await listening(server);
+    const asked = async (path: string, ...more: string[]) => {
+      const socket = connectSocket(Number(url.port), url.hostname);
+      const lines = [`GET ${path} HTTP/1.1`, "Host: 127.0.0.1", "Connection: close", ...more, "", ""];
+      socket.end(lines.join("\r\n"));
+      let answer = "";
+      for await (const chunk of socket) answer += String(chunk);
+      return answer.split("\r\n")[0];
+    };
+    const header = `Traceparent: ${traced.traceparent}`;
+    expect(await asked("/nothing", header)).toBe("HTTP/1.1 404 Not Found");
+    expect(await asked("/mcp", header, "Content-Length : 1")).toBe("HTTP/1.1 400 Bad Request");
+    expect(await asked("/mcp", "Content-Length : 1")).toBe("HTTP/1.1 400 Bad Request");
+    const told = server.events().filter(({ event }) => event === "request.refused");
+    expect(told.map(({ reason, traceId }) => [reason, traceId])).toEqual([
+      ["no such path", TRACE],
+      [expect.stringMatching(/^no HTTP: HPE_/), TRACE],
+      [expect.stringMatching(/^no HTTP: HPE_/), ANY_TRACE],
+    ]);
+    expect(told.at(-1)?.traceId).not.toBe(TRACE);
+  });
+
   test("for a limit is on record with its trace id", async () => {
     const { app, events } = await testApp({ RATE_LIMIT_PER_MINUTE: "1" }, undefined, { authenticate });
     const ask = () => app.inject(rpc("tools/list", {}, { ...traced, ...bearer("reader") }));
@@ -139,7 +164,13 @@ test("a server that fails closed and cannot write its audit trail runs nothing t
     messageIn((await server.app.inject(rpc("tools/call", { name, arguments: given }))).body).result;
   expect(await ask("execute_command", { command: "touch made" })).toMatchObject({
     isError: true,
-    content: [{ text: expect.stringMatching(/^execute_command was not run: this server cannot record calls/) }],
+    content: [
+      {
+        text: expect.stringMatching(
+          /^execute_command was not run: it may change something, and this server has to put that/,
+        ),
+      },
+    ],
   });
   expect(await ask("system_info", {})).not.toHaveProperty("isError");
   expect(await ask("file_operation", args)).toMatchObject({ structuredContent: { entries: [] } });

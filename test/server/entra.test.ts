@@ -27,7 +27,7 @@ async function setUp(env: Record<string, string> = {}, policy?: object) {
     await authority.close();
   });
   const events: Record<string, unknown>[] = [];
-  const write = (event: unknown) => void events.push(event as Record<string, unknown>);
+  const write = (event: object, sentence?: string) => void events.push({ ...event, ...(sentence && { sentence }) });
   const start = Date.now();
   const clock = { ms: start };
   const entra = createEntra({
@@ -221,9 +221,12 @@ describe("roles", () => {
       expect(outcome).toEqual({ refusal: { status: 403, reason: expect.stringContaining("groups overage") } });
       const withRole = { roles: ["Mcp.Operator"], groups: [GROUP], scp: "Mcp.Admin", ...overage };
       expect(callerIn(await entra.verify(await mint(withRole))).role).toBe("operator");
-      expect(events).toContainEqual(
-        expect.objectContaining({ event: "entra.groups.overage", subject: USER, role: "operator" }),
-      );
+      const other = "77777777-7777-4777-8777-777777777777";
+      for (const oid of [other, other]) callerIn(await entra.verify(await mint({ ...withRole, oid })));
+      // Once for each of them, and with the mend.
+      const told = events.filter(({ event }) => event === "entra.groups.overage");
+      expect(told).toMatchObject([{ subject: USER }, { subject: other, role: "operator" }]);
+      expect(told[0]?.sentence).toMatch(/none of them gives a role\. Assign app roles .* "ApplicationGroup"/);
     },
   );
 

@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
-import { afterAll, describe, expect, onTestFinished, test } from "vitest";
+import { afterAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { z } from "zod";
 import { LOCAL_CALLER } from "../../server/auth/authenticate.ts";
 import { parseEnvironment } from "../../server/config.ts";
 import { type Admission, createLimits, type Verdict } from "../../server/limits/limits.ts";
+import { createRepeatedRefusals } from "../../server/mcp/repeated-refusals.ts";
 import { createMetrics } from "../../server/observability/metrics.ts";
 import { createMemoryStore } from "../../server/services/shared-store-memory.ts";
 import { type Caller, defineTool } from "../../server/tools/define-tool.ts";
@@ -281,6 +282,9 @@ describe("over HTTP", () => {
 });
 
 describe("over WebSocket", () => {
+  const refusals = (server: TestApp) =>
+    server.events().filter(({ stream, event }) => stream === "audit" && event === "request.refused");
+
   async function open(env: Record<string, string>) {
     const server = await testApp({ ...withKeys, ...env });
     const transport = new WebSocketClientTransport(websocketUrl(await listening(server)), bearer(KEYS[0]));
@@ -314,6 +318,14 @@ describe("over WebSocket", () => {
         },
       },
     ]);
+    expect(refusals(server)).toEqual([
+      expect.objectContaining({
+        reason: "limit:caller:calls",
+        subject: expect.stringMatching(/^key:/),
+        requestMethod: "ping",
+        path: "/mcp/ws",
+      }),
+    ]);
     // The same caller over HTTP has the same limit.
     expect(await statuses(server, 1)).toEqual([429]);
   });
@@ -327,11 +339,39 @@ describe("over WebSocket", () => {
   });
 
   test("a client that goes on and on is shown the door", async () => {
-    const { answers, ping, closed } = await open({ RATE_LIMIT_PER_MINUTE: "2" });
+    const { server, answers, ping, closed } = await open({ RATE_LIMIT_PER_MINUTE: "2" });
     for (let id = 1; id <= 500; id++) ping(id);
     expect(await closed).toBe(1008);
     await expect.poll(() => answers.length).toBe(101);
+    expect(refusals(server)).toHaveLength(1);
   });
+});
+
+test("refusals that come by the thousand are on record as a line in ten seconds for each caller and reason", () => {
+  vi.useFakeTimers();
+  onTestFinished(() => void vi.useRealTimers());
+  const lines: string[] = [];
+  const refused = createRepeatedRefusals(({ caller: { subject }, reason }) => lines.push(`${subject} ${reason}`));
+  const many = (count: number, subject: string, reason = "calls") => {
+    for (let at = 0; at < count; at++) refused({ decision: "refused", reason, caller: caller(subject) });
+  };
+  const since = (ms: number) => {
+    vi.advanceTimersByTime(ms);
+    return lines.splice(0);
+  };
+  many(1000, "sam");
+  many(1, "sam", "bytes");
+  many(2, "pat");
+  expect(since(9999)).toEqual(["sam calls", "sam bytes", "pat calls"]);
+  many(5, "sam");
+  expect(since(1)).toEqual(["sam calls (1004 more in 10 s)", "pat calls (1 more in 10 s)"]);
+  many(3, "sam");
+  expect(since(10_000)).toEqual(["sam calls (3 more in 10 s)"]);
+  // Whoever was quiet for as long is told of at once again, and nothing is kept of them.
+  expect(since(10_000)).toEqual([]);
+  expect(vi.getTimerCount()).toBe(0);
+  many(1, "sam");
+  expect(since(0)).toEqual(["sam calls"]);
 });
 
 const redis = noRedis === undefined ? await redisServer() : undefined;

@@ -1,20 +1,23 @@
-import type { ChildProcess } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { writeFile } from "node:fs/promises";
 import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import { describe, type TestContext, test } from "vitest";
+import { commandsRunning, type ServerProcess, startServer as startProcess } from "../infra/cli/server-process.ts";
 import { temporaryDirectory } from "./running-app.ts";
 import { endMarked, isRunning, sleepMark } from "./running-processes.ts";
-import { commandsRunning, type ServerProcess, serverIn, spawnEntry } from "./server-process.ts";
 
 /** What belongs to one test, of which several run at the same time. */
 type Its = Pick<TestContext, "expect" | "onTestFinished">;
 
+const entry = (name: string) => fileURLToPath(new URL(`../../server/${name}`, import.meta.url));
+
 /** Ended with its test. */
-function start({ onTestFinished }: Its, name: string, env: Record<string, string>, left = 0): ChildProcess {
-  const child = spawnEntry(name, env, left);
+function start({ onTestFinished }: Its, name: string, env: Record<string, string>): ChildProcess {
+  const child = spawn(process.execPath, [entry(name)], { env, stdio: "pipe" });
   onTestFinished(() => {
     child.kill("SIGKILL");
   });
@@ -23,13 +26,15 @@ function start({ onTestFinished }: Its, name: string, env: Record<string, string
 
 async function startServer(its: Its, env: Record<string, string> = {}, left = 0) {
   const workspace = await temporaryDirectory(its.onTestFinished);
-  const child = start(its, "main.ts", { WORKSPACE_PATH: workspace, PORT: "0", METRICS_PORT: "0", ...env }, left);
-  return { ...(await serverIn(child)), workspace };
+  // As long as it takes: what ends sooner by a shorter grace says so.
+  const all = { WORKSPACE_PATH: workspace, SHUTDOWN_GRACE_SECONDS: "25", ...env };
+  const server = await startProcess(all, [entry("main.js")], its.onTestFinished, left);
+  return { ...server, workspace };
 }
 
-async function connected({ onTestFinished }: Its, url: URL, mode: "auto" | "legacy" = "auto"): Promise<Client> {
+async function connected({ onTestFinished }: Its, url: string, mode: "auto" | "legacy" = "auto"): Promise<Client> {
   const client = new Client({ name: "test-client", version: "1.0.0" }, { versionNegotiation: { mode } });
-  await client.connect(new StreamableHTTPClientTransport(url));
+  await client.connect(new StreamableHTTPClientTransport(new URL(url)));
   onTestFinished(() => client.close());
   return client;
 }
@@ -48,7 +53,7 @@ describe.concurrent("a server that is told to end", () => {
     const client = await connected(its, server.url, mode);
     const call = execute(client, "until [ -e go ]; do sleep 0.02; done; echo finished");
     await commandRuns(its, server);
-    server.child.kill("SIGTERM");
+    void server.stop("SIGTERM");
     await server.event("server.draining");
     await writeFile(join(server.workspace, "go"), "");
     expect((await call).structuredContent).toMatchObject({ exitCode: 0, stdout: "finished\n" });
@@ -59,7 +64,7 @@ describe.concurrent("a server that is told to end", () => {
     const { expect } = its;
     const server = await startServer(its, { SHUTDOWN_DRAIN_SECONDS: "1", SHUTDOWN_GRACE_SECONDS: "5" });
     const client = await connected(its, server.url);
-    server.child.kill("SIGTERM");
+    void server.stop("SIGTERM");
     await server.event("server.draining");
     expect((await fetch(new URL("/health/ready", server.url))).status).toBe(503);
     expect((await fetch(new URL("/health/live", server.url))).status).toBe(200);
@@ -72,7 +77,7 @@ describe.concurrent("a server that is told to end", () => {
     const server = await startServer(its);
     const client = await connected(its, server.url);
     const subscription = await client.listen({ resourceSubscriptions: ["workspace:///a"] });
-    server.child.kill("SIGTERM");
+    void server.stop("SIGTERM");
     expect(await subscription.closed).toBe("graceful");
     expect(await server.exited).toEqual({ code: 0, signal: null });
   });
@@ -83,7 +88,7 @@ describe.concurrent("a server that is told to end", () => {
     const client = await connected(its, server.url);
     const call = execute(client, "sleep 86400");
     await commandRuns(its, server);
-    server.child.kill("SIGTERM");
+    void server.stop("SIGTERM");
     expect(await call).toMatchObject({
       isError: true,
       content: [{ text: expect.stringContaining("shutting down") }, {}],
@@ -99,9 +104,9 @@ describe.concurrent("a server that is told to end", () => {
     const mark = sleepMark();
     const call = execute(client, `setsid sleep ${mark} & sleep ${mark}`).catch(() => "cut off");
     await expect.poll(() => isRunning(mark)).toBe(true);
-    server.child.kill("SIGINT");
+    void server.stop("SIGINT");
     await server.event("server.draining");
-    server.child.kill("SIGINT");
+    void server.stop("SIGINT");
     expect(await server.exited).toEqual({ code: 1, signal: null });
     expect(await call).toBe("cut off");
     await expect.poll(() => isRunning(mark)).toBe(false);
@@ -116,7 +121,7 @@ describe.concurrent("a server that is told to end", () => {
     const mark = sleepMark();
     const call = execute(client, `setsid sleep ${mark} & sleep ${mark}`).catch(() => "cut off");
     await expect.poll(() => isRunning(mark)).toBe(true);
-    server.child.kill("SIGKILL");
+    void server.stop("SIGKILL");
     expect(await call).toBe("cut off");
     // Elsewhere the end of the container takes them.
     if (isolation.namespaces) await expect.poll(() => isRunning(mark)).toBe(false);
@@ -135,7 +140,7 @@ describe.concurrent("a server that is told to end", () => {
 
 describe.concurrent("a server that cannot start", () => {
   const outcome = async (its: Its, env: Record<string, string>) => {
-    const child = start(its, "main.ts", env);
+    const child = start(its, "main.js", env);
     let output = "";
     for (const stream of [child.stdout, child.stderr])
       stream?.on("data", (chunk: Buffer) => (output += chunk.toString()));
@@ -180,6 +185,25 @@ describe.concurrent("a server that cannot start", () => {
   });
 });
 
+/** What a stdio server of that entry, whose client says goodbye at once, has loaded of Node's own. */
+async function nodesOwn(its: Its, name: string): Promise<string[]> {
+  const tell = "data:text/javascript,process.on('exit',()=>console.error(JSON.stringify(process.moduleLoadList)))";
+  const env = { WORKSPACE_PATH: await temporaryDirectory(its.onTestFinished), LOG_LEVEL: "silent" };
+  const child = spawn(process.execPath, ["--import", tell, entry(name)], { env, stdio: ["ignore", "ignore", "pipe"] });
+  let said = "";
+  child.stderr.on("data", (chunk: Buffer) => (said += chunk.toString()));
+  await once(child, "close");
+  return JSON.parse(said.split("\n").find((line) => line.startsWith("[")) ?? "");
+}
+
+test("a server whose code is compiled does without Node's TypeScript parser, for what that would hold of memory", async (its) => {
+  // Compiles it, if nobody has.
+  await nodesOwn(its, "stdio.js");
+  const loaded = await nodesOwn(its, "stdio.js");
+  its.expect(loaded).toContain("NativeModule crypto");
+  its.expect(loaded.filter((name) => name.includes("amaro"))).toEqual([]);
+});
+
 describe.concurrent("stdio", () => {
   const TRACE = "0af7651916cd43dd8448eb211c80319c";
   const initialize = {
@@ -191,7 +215,7 @@ describe.concurrent("stdio", () => {
 
   test("has nothing but the protocol on standard output, and ends with its input", async (its) => {
     const { expect } = its;
-    const child = start(its, "stdio.ts", {
+    const child = start(its, "stdio.js", {
       WORKSPACE_PATH: await temporaryDirectory(its.onTestFinished),
       LOG_LEVEL: "trace",
     });
@@ -217,7 +241,7 @@ describe.concurrent("stdio", () => {
   test("takes its commands with it", async (its) => {
     const { expect } = its;
     const workspace = await temporaryDirectory(its.onTestFinished);
-    const child = start(its, "stdio.ts", { WORKSPACE_PATH: workspace });
+    const child = start(its, "stdio.js", { WORKSPACE_PATH: workspace });
     const mark = sleepMark();
     const params = { name: "execute_command", arguments: { command: `setsid sleep ${mark} & sleep ${mark}` } };
     child.stdin?.write(`${JSON.stringify(initialize)}\n`);

@@ -17,7 +17,7 @@ import { listening, messageIn, rpc, temporaryDirectory, testApp } from "./runnin
 import { WebSocketClientTransport, websocketUrl } from "./websocket-client.ts";
 
 const info = { name: "test-client", version: "1.0.0" };
-const stdioEntry = fileURLToPath(new URL("../../server/stdio.ts", import.meta.url));
+const stdioEntry = fileURLToPath(new URL("../../server/stdio.js", import.meta.url));
 
 /** What these tests need of a client, whichever library it comes from. */
 interface Connection {

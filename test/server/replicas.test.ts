@@ -1,5 +1,4 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import type { ChildProcess } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdtemp, realpath, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -11,7 +10,7 @@ import { Client as FirstClient } from "@modelcontextprotocol/sdk/client/index.js
 import { StreamableHTTPClientTransport as FirstHttp } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 import type { Transport as FirstTransport } from "@modelcontextprotocol/sdk/shared/transport.js";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { commandsRunning, type ServerProcess, serverIn, spawnEntry } from "./server-process.ts";
+import { commandsRunning, type ServerProcess, startServer } from "../infra/cli/server-process.ts";
 import { type ServiceProxy, startServiceProxy } from "./service-proxy.ts";
 import { WebSocketClientTransport, websocketUrl } from "./websocket-client.ts";
 
@@ -47,14 +46,12 @@ interface HttpCaller extends Caller {
 let workspaces = "";
 let proxy: ServiceProxy;
 let replicas: [ServerProcess, ServerProcess];
-const children: ChildProcess[] = [];
+const ends: (() => Promise<void>)[] = [];
 const closing: (() => Promise<void> | undefined)[] = [];
 
 async function startReplica(): Promise<ServerProcess> {
-  const child = spawnEntry("main.ts", {
+  const env = {
     WORKSPACE_PATH: workspaces,
-    PORT: "0",
-    METRICS_PORT: "0",
     AUTH_MODE: "api-key",
     API_KEY_HASHES: `sha256:${createHash("sha256").update(KEY).digest("hex")}`,
     SHUTDOWN_DRAIN_SECONDS: "1",
@@ -64,10 +61,10 @@ async function startReplica(): Promise<ServerProcess> {
     RATE_LIMIT_PER_MINUTE: "0",
     RATE_LIMIT_TOOL_PER_MINUTE: "0",
     RATE_LIMIT_GLOBAL_PER_MINUTE: "0",
-  });
-  children.push(child);
-  const server = await serverIn(child);
-  await proxy.add(server.url);
+    SHUTDOWN_GRACE_SECONDS: "25",
+  };
+  const server = await startServer(env, undefined, (end) => ends.push(end));
+  await proxy.add(new URL(server.url));
   return server;
 }
 
@@ -88,7 +85,7 @@ function wayOf() {
     /** Resolves when a session's own stream is open. */
     streaming: stream.promise,
     async at<Result>({ url }: ServerProcess, send: () => Promise<Result>): Promise<Result> {
-      const place: { replica?: URL } = { replica: url };
+      const place: { replica?: URL } = { replica: new URL(url) };
       try {
         return await places.run(place, send);
       } finally {
@@ -300,7 +297,7 @@ afterAll(async () => {
   await Promise.allSettled(steady.map((each) => each.end()));
   await Promise.allSettled(closing.map((close) => close()));
   proxy.close();
-  for (const child of children) child.kill("SIGKILL");
+  await Promise.all(ends.map((end) => end()));
   await rm(workspaces, { recursive: true, force: true });
 });
 
@@ -322,7 +319,7 @@ test("a replica that is killed takes along the calls in flight on it, which fail
   // Where the gateway sends what is of one session, until the replicas are others.
   await older.at(killed, () => older.client.subscribeResource({ uri: `workspace:///${WATCHED}` }));
   const held = await hold([newer, older, first], killed, "never");
-  killed.child.kill("SIGKILL");
+  void killed.stop("SIGKILL");
   const outcomes = await Promise.race([
     Promise.all(
       held.map((call) =>
@@ -346,7 +343,7 @@ test("a replica that is killed takes along the calls in flight on it, which fail
   for (const { failed } of steady) expect(failed.length).toBeLessThanOrEqual(1);
   const overHttp = steady.filter(({ caller }) => caller.name !== "socket").flatMap(({ failed }) => failed);
   const reasons = overHttp.map(({ why }) => inspect(why));
-  expect(reasons, reasons.join("\n")).toHaveLength(proxy.posts(killed.url).cutOff);
+  expect(reasons, reasons.join("\n")).toHaveLength(proxy.posts(new URL(killed.url)).cutOff);
 });
 
 test("replicas that are replaced one after the other lose no call, not even a long one", async () => {
@@ -359,8 +356,8 @@ test("replicas that are replaced one after the other lose no call, not even a lo
     const held = await hold(callers, replica, `go-${at}`);
     if (at === 0) await ask(replica);
     await startReplica();
-    replica.child.kill("SIGTERM");
-    await proxy.out(replica.url);
+    void replica.stop();
+    await proxy.out(new URL(replica.url));
     // The user answers while the replica that asked takes no request any more: another one takes the answer.
     older.user.agrees.resolve();
     await newer.call("file_operation", { operation: "write", path: `go-${at}`, content: "" });

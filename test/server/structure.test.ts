@@ -7,19 +7,19 @@ import { parseEnvironment } from "../../server/config.ts";
 
 const server = fileURLToPath(new URL("../../server", import.meta.url));
 const text = (path: string) => readFileSync(join(server, path), "utf8");
-const sources = globSync("**/*.ts", { cwd: server, exclude: ["node_modules/**", "workspace/**"] });
+const sources = globSync("**/*.{ts,js}", { cwd: server, exclude: ["node_modules/**", "workspace/**"] });
 
 const importsOf = (path: string) =>
   [...text(path).matchAll(/^(?:import|export)\s[^;]*?from "([^"]+)";/gms)].map((match) => match[1] ?? "");
 
 /** Rooms from the bottom up; what stands higher may use what stands lower, or beside it. */
 const LEVELS: [RegExp, number][] = [
-  [/^(config|icons|compile-cache)\.ts$/, 0],
+  [/^(config|icons)\.ts$|^compile-cache\.js$/, 0],
   [/^services\//, 1],
   [/^(tools|prompts|resources)\//, 2],
   [/^(auth|jobs|limits|observability|mcp|proxy)\//, 3],
   [/^(app|openapi|worker-app)\.ts$/, 4],
-  [/^(main|http|stdio|stdio-server|serve-stdio|stdio-over-http|worker|worker-http|run|shutdown)\.ts$/, 5],
+  [/^(http|stdio-server|stdio-over-http|worker-http|run|shutdown)\.ts$|^(main|stdio|serve-stdio|worker)\.js$/, 5],
 ];
 const levelOf = (path: string) => LEVELS.find(([pattern]) => pattern.test(path))?.[1];
 
@@ -83,13 +83,13 @@ describe("the image", () => {
     const [uid, gid] = last("USER")?.split(":") ?? [];
     const compiling = instructions.find((line) => line.includes(COMPILED));
     expect(compiling).toContain(`setpriv --reuid=${uid} --regid=${gid} `);
-    const entries = sources.filter((path) => text(path).startsWith('import "./compile-cache.ts";'));
-    expect(entries.toSorted()).toEqual(["main.ts", "serve-stdio.ts", "stdio.ts", "worker.ts"]);
+    const entries = sources.filter((path) => text(path).startsWith('import "./compile-cache.js";'));
+    expect(entries.toSorted()).toEqual(["main.js", "serve-stdio.js", "stdio.js", "worker.js"]);
     for (const entry of entries) expect(compiling).toMatch(new RegExp(`(node |in |")${entry} `));
     expect(compiling).toMatch(
       /&& chown -R 0:0 node_modules\/\.cache\b.*&& chmod -R u=rwX,go=rX node_modules\/\.cache$/,
     );
-    expect(text("compile-cache.ts")).toContain(`./${COMPILED}/`);
+    expect(text("compile-cache.js")).toContain(`./${COMPILED}/`);
     const order = instructions.map((line) => line.split(" ", 2).join(" "));
     expect(order.indexOf("COPY server/")).toBeLessThan(instructions.indexOf(compiling ?? ""));
   });

@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
+import { get, type IncomingMessage } from "node:http";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { createTickets } from "../../server/auth/tickets.ts";
 import { createMemoryStore } from "../../server/services/shared-store-memory.ts";
 import type { Caller } from "../../server/tools/define-tool.ts";
-import { listening, type TestApp, testApp } from "./running-app.ts";
+import { listening, rpc, type TestApp, testApp } from "./running-app.ts";
 import { websocketUrl } from "./websocket-client.ts";
 
 const CALLER: Caller = Object.freeze({ subject: "key:ci", method: "api-key", role: "reader", keyId: "1f0c2a9b" });
@@ -176,4 +177,34 @@ describe("a page's WebSocket", () => {
     const url = await listening(server);
     expect(await open(url, ["mcp", `ticket.${ticket}`])).toBe("opened as mcp");
   });
+});
+
+test("without the store that replicas share, tickets are for later, and whoever asks is told so and on record", async () => {
+  // Nothing listens on port 1. Everything else goes on.
+  const redis = { REDIS_HOST: "127.0.0.1", REDIS_PORT: "1", REDIS_AUTH: "none", REDIS_TLS: "false" };
+  const server = await testApp({ ...WITH_KEYS, ...redis });
+  const issued = await fetchTicket(server, { origin: PAGE });
+  expect(issued.statusCode).toBe(503);
+  expect(issued.headers["retry-after"]).toBe("5");
+  expect(issued.json()).toMatchObject({ error: { message: expect.stringMatching(/tickets .* try again/) } });
+
+  const url = websocketUrl(await listening(server));
+  const handshake = {
+    ...{ connection: "Upgrade", upgrade: "websocket", "sec-websocket-version": "13" },
+    ...{ "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==", origin: PAGE },
+    "sec-websocket-protocol": `mcp, ticket.${"x".repeat(43)}`,
+  };
+  const redeemed = await new Promise<IncomingMessage>((resolve, reject) => {
+    get({ port: url.port, path: url.pathname, headers: handshake }, resolve).once("error", reject);
+  });
+  redeemed.resume();
+  expect([redeemed.statusCode, redeemed.headers["retry-after"]]).toEqual([503, "5"]);
+
+  const refused = { stream: "audit", event: "request.refused", reason: "tickets unavailable" };
+  expect(server.events().filter(({ stream, event }) => stream === "audit" && event === "request.refused")).toEqual([
+    expect.objectContaining({ ...refused, subject: `key:${hash.slice(0, 8)}`, path: "/mcp/ws/ticket" }),
+    expect.objectContaining({ ...refused, path: "/mcp/ws" }),
+  ]);
+  const call = await server.app.inject(rpc("tools/list", {}, { authorization: `Bearer ${KEY}` }));
+  expect(call.statusCode).toBe(200);
 });

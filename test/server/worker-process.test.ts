@@ -1,14 +1,12 @@
-import type { ChildProcess } from "node:child_process";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import { afterAll, beforeAll, describe, test } from "vitest";
+import { CHECKOUT } from "../../infra/cli/checkout.ts";
 import { Azurite } from "../../infra/rehearsal/azurite.ts";
 import { ServiceBusDouble } from "../../infra/rehearsal/service-bus/service-bus-double.ts";
-import type { AtEnd } from "../infra/cli/server-process.ts";
-import { temporaryDirectory } from "./running-app.ts";
+import { type AtEnd, type ServerProcess, startServer, temporaryDirectory } from "../infra/cli/server-process.ts";
 import { isRunning, sleepMark } from "./running-processes.ts";
-import { type ServerProcess, serverIn, spawnEntry } from "./server-process.ts";
 
 /*
  * A server that takes jobs and workers that run them, each in a process of its own, with a queue and a store between them
@@ -41,10 +39,8 @@ afterAll(async () => {
 });
 
 const environment = (queue: string, workspace: string) => ({
-  PATH: process.env.PATH ?? "",
   WORKSPACE_PATH: workspace,
-  PORT: "0",
-  METRICS_PORT: "0",
+  SHUTDOWN_GRACE_SECONDS: "25",
   SERVICE_BUS_NAMESPACE: bus.host,
   SERVICE_BUS_QUEUE: queue,
   SERVICE_BUS_ORDERED_QUEUE: `${queue}-ordered`,
@@ -66,16 +62,13 @@ interface Pair {
 async function pairOn(queue: string, atEnd: AtEnd): Promise<Pair> {
   const workspace = join(await temporaryDirectory(atEnd), "workspace");
   await mkdir(workspace);
-  const start = (entry: string, env: Record<string, string>): ChildProcess => {
-    const child = spawnEntry(entry, { ...environment(queue, workspace), ...env });
-    atEnd(() => void child.kill("SIGKILL"));
-    return child;
-  };
-  const server = await serverIn(start("main.ts", {}));
+  const start = (entry: string, env: Record<string, string>) =>
+    startServer({ ...environment(queue, workspace), ...env }, [join(CHECKOUT, "server", entry)], atEnd);
+  const server = await start("main.js", {});
   const client = new Client({ name: "test-client", version: "1.0.0" });
-  await client.connect(new StreamableHTTPClientTransport(server.url));
+  await client.connect(new StreamableHTTPClientTransport(new URL(server.url)));
   atEnd(() => client.close());
-  return { workspace, client, worker: (env = {}) => serverIn(start("worker.ts", env), "worker.listening") };
+  return { workspace, client, worker: (env = {}) => start("worker.js", env) };
 }
 
 type View = Record<string, unknown> & { id: string; state: string };
@@ -112,7 +105,7 @@ describe.concurrent("a worker in a process of its own", () => {
     // It is told to end while one runs: that is finished, and the next is another's.
     const running = await submit(client, "until [ -e go ]; do sleep 0.05; done; echo finished");
     await expect.poll(() => call(client, "get_job", { id: running.id })).toMatchObject({ state: "running" });
-    first.child.kill("SIGTERM");
+    void first.stop();
     await first.event("worker.draining");
     const next = await submit(client, "echo next");
     await client.callTool({ name: "file_operation", arguments: { operation: "write", path: "go", content: "" } });
@@ -135,8 +128,7 @@ describe.concurrent("a worker in a process of its own", () => {
     for (const { id } of [again, once]) {
       await expect.poll(() => call(client, "get_job", { id })).toMatchObject({ state: "running" });
     }
-    killed.child.kill("SIGKILL");
-    await killed.exited;
+    await killed.stop("SIGKILL");
     await worker();
     expect(await ended(client, again)).toMatchObject({ state: "succeeded", attempts: 2 });
     expect(await ended(client, once)).toMatchObject({
@@ -165,7 +157,7 @@ describe.concurrent("a worker in a process of its own", () => {
       repeatable: true,
     });
     await expect.poll(() => call(client, "get_job", { id: back.id })).toMatchObject({ state: "running" });
-    first.child.kill("SIGTERM");
+    void first.stop();
     expect(await first.exited).toEqual({ code: 0, signal: null });
     expect(await call(client, "get_job", { id: back.id })).toMatchObject({ state: "queued", attempts: 1 });
     await worker();
@@ -173,11 +165,9 @@ describe.concurrent("a worker in a process of its own", () => {
   });
 
   test("does not start without a queue and a store, and says what is missing", async ({ expect, onTestFinished }) => {
-    const child = spawnEntry("worker.ts", { WORKSPACE_PATH: await temporaryDirectory(onTestFinished) });
-    let output = "";
-    child.stderr?.on("data", (chunk: Buffer) => (output += chunk.toString()));
-    const code = await new Promise((resolve) => child.once("close", resolve));
-    expect(code).toBe(1);
-    expect(output).toContain("SERVICE_BUS_NAMESPACE must be set: a worker has a queue to take jobs from, and a store");
+    const started = startServer({}, [join(CHECKOUT, "server/worker.js")], onTestFinished);
+    await expect(started).rejects.toThrow(
+      /ended with 1: .*SERVICE_BUS_NAMESPACE must be set: a worker has a queue to take jobs from, and a store/s,
+    );
   });
 });

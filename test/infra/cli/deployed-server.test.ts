@@ -22,7 +22,7 @@ async function directory(): Promise<string> {
 describe("the server that a plan deploys", () => {
   test("is found by the way a request takes, with its whole environment", () => {
     const server = deployedServer(serverObjects());
-    expect(server.command).toEqual(["node", "main.ts"]);
+    expect(server.command).toEqual(["node", "main.js"]);
     expect(server.workingDir).toBe("/app/server");
     expect(server.port).toBe(8080);
     expect(server.environment).toMatchObject({ NODE_ENV: "production", HOST: "0.0.0.0", WORKSPACE_PATH: "/workspace" });
@@ -31,11 +31,11 @@ describe("the server that a plan deploys", () => {
 
   test("starts by the image's own entry point when the Deployment names no command", () => {
     const { command } = deployedServer(serverObjects({ container: { command: undefined } }));
-    expect(command).toEqual(["/usr/bin/tini", "--", "node", "main.ts"]);
+    expect(command).toEqual(["/usr/bin/tini", "--", "node", "main.js"]);
     const { command: replaced } = deployedServer(
-      serverObjects({ container: { command: ["node"], args: ["worker.ts"] } }),
+      serverObjects({ container: { command: ["node"], args: ["worker.js"] } }),
     );
-    expect(replaced).toEqual(["node", "worker.ts"]);
+    expect(replaced).toEqual(["node", "worker.js"]);
   });
 
   test.each([

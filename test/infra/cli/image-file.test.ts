@@ -21,7 +21,7 @@ WORKDIR server
 EXPOSE 8080 9090/tcp
 USER 10001:10001
 ENTRYPOINT ["/usr/bin/tini", "--"]
-CMD ["node", "main.ts"]
+CMD ["node", "main.js"]
 `);
     expect(image).toEqual({
       workingDir: "/app/server",
@@ -29,11 +29,11 @@ CMD ["node", "main.ts"]
       environment: { NODE_ENV: "production", GREETING: 'hello "you"', EMPTY: "" },
       exposedPorts: [8080, 9090],
       entrypoint: ["/usr/bin/tini", "--"],
-      command: ["node", "main.ts"],
+      command: ["node", "main.js"],
     });
   });
 
   test("a command that a shell would run is refused, for the shell would swallow SIGTERM", () => {
-    expect(() => imageConfig("FROM node\nCMD node main.ts")).toThrow(/shell form.*SIGTERM/);
+    expect(() => imageConfig("FROM node\nCMD node main.js")).toThrow(/shell form.*SIGTERM/);
   });
 });

@@ -48,7 +48,7 @@ export function serverObjects({ data, container }: Changes = {}): Manifest[] {
               {
                 name: "mcp-server",
                 image: "registry.example.com/mcp-server@sha256:0",
-                command: ["node", "main.ts"],
+                command: ["node", "main.js"],
                 envFrom: [{ configMapRef: { name: "mcp-server" } }, { secretRef: { name: "mcp-server" } }],
                 ports: [
                   { name: "http", containerPort: 8080 },

@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { EventEmitter, once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,7 +14,11 @@ export interface ServerProcess {
   readonly pid: number;
   /** What it has logged, one event an item. */
   readonly events: readonly Record<string, unknown>[];
-  /** Ends it, and resolves when it has ended. */
+  /** Resolves with the first event of that name, past or to come. */
+  event(name: string): Promise<Record<string, unknown>>;
+  /** Resolves when it has ended. */
+  readonly exited: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>;
+  /** Tells it to end, and resolves when it has ended. */
   stop(signal?: NodeJS.Signals): Promise<number | null>;
 }
 
@@ -30,11 +35,12 @@ export async function temporaryDirectory(atEnd: AtEnd = onTestFinished): Promise
   return directory;
 }
 
-/** Starts `entry` and waits until it listens. */
+/** Starts `entry` and waits until it listens; `left` descriptors beside the standard ones stay open in it. */
 export async function startServer(
   env: Record<string, string> = {},
-  entry: readonly string[] = [join(CHECKOUT, "server/main.ts")],
+  entry: readonly string[] = [join(CHECKOUT, "server/main.js")],
   atEnd: AtEnd = onTestFinished,
+  left = 0,
 ): Promise<ServerProcess> {
   const child = spawn(process.execPath, entry, {
     env: {
@@ -45,36 +51,51 @@ export async function startServer(
       SHUTDOWN_GRACE_SECONDS: "2",
       ...env,
     },
-    stdio: ["ignore", "pipe", "pipe"],
+    stdio: ["ignore", "pipe", "pipe", ...Array.from({ length: left }, () => "pipe" as const)],
   });
   let text = "";
-  child.stderr.setEncoding("utf8").on("data", (chunk: string) => {
+  child.stderr?.setEncoding("utf8").on("data", (chunk: string) => {
     text += chunk;
   });
-  const exited = new Promise<number | null>((resolve) => child.once("close", resolve));
+  const exited = once(child, "close").then(([code, signal]: (number | NodeJS.Signals | null)[]) => ({
+    code: typeof code === "number" ? code : null,
+    signal: typeof signal === "string" ? signal : null,
+  }));
   atEnd(async () => {
     child.kill("SIGKILL");
     await exited;
   });
   const events: Record<string, unknown>[] = [];
-  const listening = await new Promise<Record<string, unknown>>((resolve, reject) => {
-    void exited.then((code) => reject(new Error(`The server ended with ${code}: ${text}`)));
-    createInterface({ input: child.stdout }).on("line", (line) => {
-      text += `${line}\n`;
-      if (!line.startsWith("{")) return;
-      const event = JSON.parse(line) as Record<string, unknown>;
-      events.push(event);
-      if (event.event === "server.listening") resolve(event);
-    });
+  const told = new EventEmitter();
+  if (child.stdout === null) throw new Error("The server has no output.");
+  createInterface({ input: child.stdout }).on("line", (line) => {
+    text += `${line}\n`;
+    if (!line.startsWith("{")) return;
+    const event = JSON.parse(line) as Record<string, unknown>;
+    events.push(event);
+    told.emit(String(event.event), event);
   });
+  const eventNamed = async (name: string) => {
+    const past = events.find(({ event }) => event === name);
+    return past ?? ((await once(told, name)) as Record<string, unknown>[])[0] ?? {};
+  };
+  const listening = await Promise.race([
+    eventNamed("server.listening"),
+    eventNamed("worker.listening"),
+    exited.then(({ code }) => {
+      throw new Error(`The server ended with ${code}: ${text}`);
+    }),
+  ]);
   return {
     url: String(listening.url),
     metricsUrl: String(listening.metricsUrl),
     pid: child.pid ?? 0,
     events,
+    event: eventNamed,
+    exited,
     stop(signal = "SIGTERM") {
       child.kill(signal);
-      return exited;
+      return exited.then(({ code }) => code);
     },
   };
 }
@@ -100,6 +121,12 @@ export function sharedServer(...[env, entry]: Parameters<typeof startServer>): (
     if (server === undefined) throw new Error("The server that is shared has not started.");
     return server;
   };
+}
+
+/** Commands that run on that server now. */
+export async function commandsRunning({ metricsUrl }: Pick<ServerProcess, "metricsUrl">): Promise<number> {
+  const response = await fetch(new URL("/health/detailed", metricsUrl));
+  return ((await response.json()) as { commands: { running: number } }).commands.running;
 }
 
 /** Status of the answer that a server gives to a request with that key. */

@@ -22,8 +22,8 @@ const planOf = (stack: string): PlannedCluster => {
 
 describe.each(
   ["dev", "staging", "prod"].flatMap((stack) => [
-    { stack, workload: "mcp-server" as const, program: "main.ts", client: "server-client" },
-    { stack, workload: "job-worker" as const, program: "worker.ts", client: "worker-client" },
+    { stack, workload: "mcp-server" as const, program: "main.js", client: "server-client" },
+    { stack, workload: "job-worker" as const, program: "worker.js", client: "worker-client" },
   ]),
 )("the pods of $workload in $stack", ({ stack, workload, program, client }) => {
   const pod = () => deploymentOf(planOf(stack), workload).template.spec;

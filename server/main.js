@@ -1,4 +1,4 @@
-import "./compile-cache.ts";
+import "./compile-cache.js";
 
 /* The HTTP entry. */
 await import("./http.ts");

@@ -1,4 +1,4 @@
-import "./compile-cache.ts";
+import "./compile-cache.js";
 
 /* The stdio entry, for a client that starts the server itself. */
 await import("./stdio-server.ts");
