@@ -1,10 +1,10 @@
-import { createHash } from "node:crypto";
 import { ProtocolError, ProtocolErrorCode } from "@modelcontextprotocol/server";
 import { type Access, createAccess } from "../auth/access.ts";
 import { type AccessPolicy, atLeast } from "../auth/roles.ts";
 import { ROLES, type Role } from "../config.ts";
 import type { Audit } from "../observability/audit.ts";
 import type { ToolStatus } from "../observability/metrics.ts";
+import { digestOf } from "../services/arguments-digest.ts";
 import { type Caller, type FacetContext, isUnknown, type Tool, ToolFailure } from "../tools/define-tool.ts";
 import { scopeNeeded } from "./step-up.ts";
 
@@ -236,13 +236,4 @@ function safeArguments(tool: Tool, args: unknown, context: FacetContext): Record
     safe[name] = typeof facet === "string" ? facet : facet.join(" -> ");
   }
   return safe;
-}
-
-/** SHA-256, in hex, of the arguments as JSON with sorted keys: the same arguments are told by the same digest. */
-export function digestOf(args: unknown): string {
-  const json = JSON.stringify(args ?? {}, (_key, value: unknown) => {
-    if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
-    return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
-  });
-  return createHash("sha256").update(json).digest("hex");
 }

@@ -7,7 +7,6 @@ import {
   type CallLimits,
   CallRefused,
   createEntrance,
-  digestOf,
   type Entered,
   NAME_CHARACTERS,
 } from "../mcp/call-gate.ts";
@@ -16,6 +15,7 @@ import { assertInScope, scopeForRole } from "../mcp/step-up.ts";
 import { failure, logBroken, logRefusal } from "../mcp/tool-methods.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
+import { digestOf } from "../services/arguments-digest.ts";
 import { ChildEnded, type ServerDescription } from "./child.ts";
 import { type Children, NoChild } from "./children.ts";
 

@@ -13,8 +13,8 @@ import {
   type CallAudit,
   type CallGateOptions,
   createCallGate,
-  digestOf,
 } from "../../server/mcp/call-gate.ts";
+import { digestOf } from "../../server/services/arguments-digest.ts";
 import { serveConnection } from "../../server/mcp/connection.ts";
 import { toolMethods } from "../../server/mcp/tool-methods.ts";
 import { createMetrics } from "../../server/observability/metrics.ts";

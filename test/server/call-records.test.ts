@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Client as ModernClient, StreamableHTTPClientTransport as ModernHttp } from "@modelcontextprotocol/client";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { digestOf } from "../../server/mcp/call-gate.ts";
+import { digestOf } from "../../server/services/arguments-digest.ts";
 import { AuditLine } from "../../server/observability/audit-chain.ts";
 import { authenticate, bearer } from "./callers.ts";
 import { listening, messageIn, rpc, temporaryDirectory, testApp } from "./running-app.ts";
