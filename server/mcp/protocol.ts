@@ -19,9 +19,11 @@ import type { CallContext, Caller, Services, Tool, ToolContext } from "../tools/
 import type { CallGate } from "./call-gate.ts";
 import { completionMethods } from "./completion-methods.ts";
 import { type Answering, answering, type Connection, type Exchange } from "./exchange.ts";
+import type { IdempotentCalls } from "./idempotent-calls.ts";
 import { createParameterHeaders, type ParameterHeaders } from "./parameter-headers.ts";
 import { promptMethods } from "./prompt-methods.ts";
 import { resourceMethods } from "./resource-methods.ts";
+import type { ResultCache } from "./result-cache.ts";
 import { createStepUp } from "./step-up.ts";
 import { toolMethods } from "./tool-methods.ts";
 
@@ -36,6 +38,8 @@ export interface ProtocolOptions {
   readonly log: FastifyBaseLogger;
   /** Bytes of a tool's result in one answer. */
   readonly resultLimit: number;
+  readonly idempotentCalls: IdempotentCalls;
+  readonly resultCache: ResultCache;
 }
 
 interface ServerObjectOptions {
@@ -135,8 +139,8 @@ const INSTRUCTIONS =
 
 /** Serves the protocol's methods, of every era and over every transport, by the SDK's low-level `Server`. */
 export function createProtocol(options: ProtocolOptions): Protocol {
-  const { tools, gate, prompts, sources, services, metrics, log, resultLimit } = options;
-  const calling = toolMethods({ gate, metrics, log, resultLimit });
+  const { tools, prompts, sources, services, log } = options;
+  const calling = toolMethods(options);
   const prompting = promptMethods(prompts);
   const reading = resourceMethods(sources);
   const methods: readonly Answering[] = [

@@ -7,13 +7,16 @@ import {
 import type { FastifyBaseLogger } from "fastify";
 import type { Role } from "../config.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
+import { ConnectorUnavailable } from "../services/resilience.ts";
 import { InputNeeded } from "../tools/client-channel.ts";
 import { type Caller, type Tool, type ToolContext, ToolFailure, type ToolResult } from "../tools/define-tool.ts";
 import { type CallGate, CallRefused, type Entered } from "./call-gate.ts";
 import { channelOf } from "./channel.ts";
 import { type Answering, answering } from "./exchange.ts";
+import type { IdempotentCalls } from "./idempotent-calls.ts";
 import { lengthOf, linkTo } from "./long-results.ts";
 import { pagesOf } from "./pages.ts";
+import type { ResultCache } from "./result-cache.ts";
 import type { ScopeFor } from "./step-up.ts";
 
 interface ToolMethodsOptions {
@@ -22,6 +25,8 @@ interface ToolMethodsOptions {
   readonly log: FastifyBaseLogger;
   /** Bytes of a result's content; what is longer is kept in the workspace, and the answer is a link to it. */
   readonly resultLimit: number;
+  readonly idempotentCalls: IdempotentCalls;
+  readonly resultCache: ResultCache;
 }
 
 export interface ToolMethods {
@@ -35,10 +40,20 @@ export interface ToolMethods {
 }
 
 /** `tools/list` and `tools/call`: the tools by name, and what happens around each call. */
-export function toolMethods({ gate, metrics, log, resultLimit }: ToolMethodsOptions): ToolMethods {
+export function toolMethods(options: ToolMethodsOptions): ToolMethods {
+  const { gate, metrics, log, resultLimit, idempotentCalls, resultCache } = options;
   const { shown } = gate;
   const pagesFor = (role: Role) => pagesOf(shown[role].map((tool) => tool.listing));
   const pages = { reader: pagesFor("reader"), operator: pagesFor("operator"), admin: pagesFor("admin") };
+
+  /** What comes of a call that was let in, which need not have it run. */
+  const outcome = (tool: Tool, args: unknown, context: ToolContext): Promise<Outcome> => {
+    const key = tool.idempotencyKey?.(args);
+    if (key === undefined && tool.cacheSeconds === undefined) return outcomeOf(tool, args, context, resultLimit);
+    const run = () => outcomeOf(tool, args, context, resultLimit);
+    if (key !== undefined) return idempotentCalls.run({ tool, args, key, context }, run);
+    return resultCache.run({ tool, args, context }, run);
+  };
 
   const call: ToolMethods["call"] = async (name, args, context) => {
     const { caller, traceId } = context;
@@ -58,7 +73,7 @@ export function toolMethods({ gate, metrics, log, resultLimit }: ToolMethodsOpti
       if (error instanceof ToolFailure) return failure(error.message, error.output);
       throw error;
     }
-    const { status, result, error, bytes } = await outcomeOf(tool, args, context, resultLimit);
+    const { status, result, error, bytes } = await outcome(tool, args, context);
     const durationMs = performance.now() - started;
     entered.left({ status, durationMs, bytes });
     metrics.toolCalled(name, status, durationMs / 1000);
@@ -88,7 +103,8 @@ export function toolMethods({ gate, metrics, log, resultLimit }: ToolMethodsOpti
   };
 }
 
-interface Outcome {
+/** What came of a call. */
+export interface Outcome {
   readonly status: ToolStatus;
   /** Absent when `error` is the protocol's own, to be thrown. */
   readonly result?: CallToolResult | InputRequiredResult;
@@ -110,6 +126,10 @@ async function outcomeOf(tool: Tool, args: unknown, context: ToolContext, result
   } catch (error) {
     if (context.signal.aborted) return ended("cancelled", failure("The call was cancelled."));
     if (error instanceof ToolFailure) return ended("failed", failure(error.message, error.output));
+    if (error instanceof ConnectorUnavailable) {
+      const { message, retryAfterSeconds } = error;
+      return ended("failed", failure(`${tool.name} could not do its work: ${message}`, { retryAfterSeconds }));
+    }
     if (error instanceof InputNeeded) return { status: "asked", result: askedFor(error), bytes: 0 };
     if (error instanceof ProtocolError) return { status: "failed", error, bytes: 0 };
     // What broke is for the log; a stack or a path is nothing to tell a caller.

@@ -14,8 +14,8 @@ import { callerOf, type Protocol, traceIdIn } from "../mcp/protocol.ts";
 import { assertInScope, scopeForRole } from "../mcp/step-up.ts";
 import { failure, logBroken, logRefusal } from "../mcp/tool-methods.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
-import type { Caller } from "../tools/define-tool.ts";
 import { digestOf } from "../services/arguments-digest.ts";
+import type { Caller } from "../tools/define-tool.ts";
 import { ChildEnded, type ServerDescription } from "./child.ts";
 import { type Children, NoChild } from "./children.ts";
 

@@ -66,12 +66,16 @@ export interface RunOptions {
   readonly isAnswer?: (error: unknown) => boolean;
 }
 
-/** Tells of a client that is resilient by itself. */
+/**
+ * Tells of a client that is resilient by itself: after a failure it pauses, and everybody does without it until it has
+ * answered again. That is an open circuit.
+ */
 export interface WatchedConnector extends Observed {
   requested(): void;
+  answered(): void;
   failed(error: unknown): void;
-  /** Whether it answers. One that does not is an open circuit, if it is not asked meanwhile. */
-  told(healthy: boolean, reason?: unknown): void;
+  /** The connection ended, with no request to blame. */
+  lost(reason: unknown): void;
 }
 
 /** Nothing was asked of the service, or it did not answer in time. The message goes to callers as it is. */
@@ -107,7 +111,7 @@ interface Policy {
   readonly retries: number;
 }
 
-type GuardedName = "service-bus" | "tables" | "blobs" | "key-vault" | "azure";
+type GuardedName = "service-bus" | "tables" | "blobs" | "azure";
 type WatchedName = Exclude<ConnectorName, GuardedName>;
 
 const POLICIES: Readonly<Record<GuardedName, Policy>> = {
@@ -117,7 +121,6 @@ const POLICIES: Readonly<Record<GuardedName, Policy>> = {
   tables: { timeoutMs: 30_000, concurrency: 128, retries: 0 },
   // The largest contents are some tens of megabytes.
   blobs: { timeoutMs: 60_000, concurrency: 16, retries: 0 },
-  "key-vault": { timeoutMs: 15_000, concurrency: 4, retries: 0 },
   // Asked by `fetch`, which tries once.
   azure: { timeoutMs: 60_000, concurrency: 64, retries: 2 },
 };
@@ -214,8 +217,10 @@ function createObservation(name: ConnectorName, counts: ConnectorCounts) {
       answers = false;
       telling();
     },
-    circuitIs(state: CircuitState, pauseMs = 0) {
+    circuitIs(state: CircuitState, pauseMs = 0, reason?: unknown) {
+      if (state === circuit) return;
       circuit = state;
+      if (reason !== undefined) lastError = describe(reason);
       opensAt = Date.now() + pauseMs;
       counts.circuit(state);
       telling();
@@ -241,13 +246,15 @@ function createWatched(observation: Observation): WatchedConnector {
       return observation.healthy;
     },
     requested: () => observation.requested(),
-    failed: (error) => observation.failed(error),
-    told(healthy, reason) {
-      if (healthy) observation.answered();
-      else observation.failed(reason);
-      const state = healthy ? "closed" : "open";
-      if (state !== observation.circuit) observation.circuitIs(state);
+    answered() {
+      observation.answered();
+      observation.circuitIs("closed");
     },
+    failed(error) {
+      observation.failed(error);
+      observation.circuitIs("open");
+    },
+    lost: (reason) => observation.circuitIs("open", 0, reason),
   };
 }
 
@@ -267,7 +274,8 @@ function createConnector(observation: Observation, { timeoutMs, concurrency, ret
   // Loaded by the first request, since most local servers never make one.
   const prepare = async () => {
     const cockatiel = await import("cockatiel");
-    const { circuitBreaker, ConsecutiveBreaker, DelegateBackoff, ExponentialBackoff, handleAll, handleWhen } = cockatiel;
+    const { circuitBreaker, ConsecutiveBreaker, DelegateBackoff, ExponentialBackoff, handleAll, handleWhen } =
+      cockatiel;
     const { bulkhead, retry, timeout, TimeoutStrategy, wrap } = cockatiel;
     let pauseMs = FIRST_PAUSE_MS;
     const breaker: CircuitBreakerPolicy = circuitBreaker(handleAll, {
@@ -284,7 +292,7 @@ function createConnector(observation: Observation, { timeoutMs, concurrency, ret
     });
     const room = bulkhead(concurrency, concurrency);
     // Aggressive: an operation that does not listen to its signal is not waited for.
-    const once = wrap(breaker, timeout(timeoutMs, TimeoutStrategy.Aggressive));
+    const once = wrap(breaker, timeout(timeoutMs, { strategy: TimeoutStrategy.Aggressive, abortOnReturn: false }));
     const again = retry(
       handleWhen((error) => {
         if (isRefusal(error) || budget < 1) return false;
@@ -405,8 +413,7 @@ export function resilientQueue(queue: JobQueue, connector: Connector): JobQueue 
   return {
     kind: queue.kind,
     send: (message) => ask(() => queue.send(message)),
-    receive: ({ handle, ...rest }) =>
-      queue.receive({ ...rest, handle: (delivery) => handle(settled(delivery)) }),
+    receive: ({ handle, ...rest }) => queue.receive({ ...rest, handle: (delivery) => handle(settled(delivery)) }),
     deadLetters,
     check: () => ask(() => queue.check()),
     close: () => queue.close(),
@@ -445,6 +452,7 @@ export function resilientStore(
     kind: store.kind,
     now: () => store.now(),
     insert: (job, event) => row(() => store.insert(job, event)),
+    find: (query) => row(() => store.find(query)),
     read: (ref) => row(() => store.read(ref)),
     update: (before, job, events, options) => row(() => store.update(before, job, events, options)),
     list: (query) => row(() => store.list(query)),

@@ -8,17 +8,16 @@ import { z } from "zod";
 import { buildCore } from "../../server/app.ts";
 import { parseAccessPolicy } from "../../server/auth/roles.ts";
 import { parseEnvironment } from "../../server/config.ts";
-import {
-  type Admission,
-  type CallAudit,
-  type CallGateOptions,
-  createCallGate,
-} from "../../server/mcp/call-gate.ts";
-import { digestOf } from "../../server/services/arguments-digest.ts";
+import { type Admission, type CallAudit, type CallGateOptions, createCallGate } from "../../server/mcp/call-gate.ts";
 import { serveConnection } from "../../server/mcp/connection.ts";
+import { createIdempotentCalls } from "../../server/mcp/idempotent-calls.ts";
+import { createResultCache } from "../../server/mcp/result-cache.ts";
 import { toolMethods } from "../../server/mcp/tool-methods.ts";
 import { createMetrics } from "../../server/observability/metrics.ts";
 import { definePrompt } from "../../server/prompts/define-prompt.ts";
+import { digestOf } from "../../server/services/arguments-digest.ts";
+import { createMemoryIdempotency } from "../../server/services/idempotency-memory.ts";
+import { createMemoryStore } from "../../server/services/shared-store-memory.ts";
 import { openWorkspace } from "../../server/services/workspace.ts";
 import { defineTool, type Tool } from "../../server/tools/define-tool.ts";
 import { tools as ownTools } from "../../server/tools/index.ts";
@@ -88,11 +87,15 @@ async function gated({
     limits,
     audit,
   });
+  const metrics = createMetrics([]);
+  const log = pino({ level: "silent" });
   const methods = toolMethods({
     gate,
-    metrics: createMetrics([]),
-    log: pino({ level: "silent" }),
+    metrics,
+    log,
     resultLimit: 1024 * 1024,
+    idempotentCalls: createIdempotentCalls({ store: createMemoryIdempotency(), metrics, log }),
+    resultCache: createResultCache({ store: createMemoryStore(), metrics }),
   });
   const workspace = await openWorkspace(await temporaryDirectory(), { fileSizeLimit: 1024 * 1024 });
   const call = (caller: string, args: unknown, name = "note") =>

@@ -7,6 +7,7 @@ import { createRuntime } from "../../server/services/runtime.ts";
 import type { Workspace } from "../../server/services/workspace.ts";
 import type { ClientChannel } from "../../server/tools/client-channel.ts";
 import type { ToolContext } from "../../server/tools/define-tool.ts";
+import { quietConnectors } from "./quiet-connectors.ts";
 
 /** A client that can do nothing and wants to hear nothing. */
 export const SILENT_CLIENT: ClientChannel = {
@@ -23,6 +24,7 @@ export function contextWith(parts: Partial<ToolContext> & { workspace: Workspace
   return {
     commands: commandRunner(),
     runtime: createRuntime("test", "1.0.0"),
+    connectors: quietConnectors(),
     caller: LOCAL_CALLER,
     signal: new AbortController().signal,
     log: pino({ level: "silent" }),
