@@ -205,14 +205,15 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
       const opened = connectors.opened.labels({ connector });
       const healthy = connectors.healthy.labels({ connector });
       const circuit = connectors.circuit.labels({ connector });
+      // From nothing, so that the first of each is a rise.
+      for (const counter of [requests, errors, opened]) counter.inc(0);
       return {
         requested: () => requests.inc(),
         failed: () => errors.inc(),
         healthy: (is) => healthy.set(is ? 1 : 0),
         circuit(state) {
           circuit.set(CIRCUIT_STATES[state]);
-          // Counted from nothing, so that the first time is a rise as well.
-          opened.inc(state === "open" ? 1 : 0);
+          if (state === "open") opened.inc();
         },
       };
     },

@@ -331,7 +331,6 @@ function createConnector(observation: Observation, { timeoutMs, concurrency, ret
       return observation.healthy;
     },
     async run(operation, { signal: given, repeatable = false, isAnswer: isTheirs = isAnswer } = {}) {
-      given?.throwIfAborted();
       policies ??= prepare();
       const { once, again, isRefusal, unavailable } = await policies;
       observation.requested();
@@ -339,6 +338,8 @@ function createConnector(observation: Observation, { timeoutMs, concurrency, ret
       // The caller's signal goes past the policies, which would count its end as a failure.
       const asked = async ({ signal }: { readonly signal: AbortSignal }) => {
         try {
+          // It may have waited for room, or for its next try.
+          given?.throwIfAborted();
           return await operation(given === undefined ? signal : AbortSignal.any([signal, given]));
         } catch (error) {
           if (given?.aborted || isTheirs(error)) return new Answer(error);
