@@ -115,12 +115,13 @@ type GuardedName = "service-bus" | "tables" | "blobs" | "azure";
 type WatchedName = Exclude<ConnectorName, GuardedName>;
 
 const POLICIES: Readonly<Record<GuardedName, Policy>> = {
-  // Azure's clients try again by themselves: AMQP what it calls retryable, HTTP what answers 408, 429 and 5xx or not at
-  // all, both by exponential backoff with jitter and by `Retry-After`. They know no circuit and no bulkhead.
+  // Azure's clients try again by themselves, as does the store of jobs in their place: what answers 408, 429 or 5xx, or
+  // not at all, by exponential backoff with jitter and by `Retry-After`. They know no circuit and no bulkhead. Their own
+  // bounds on time, where they have some, are a little less than these, and say more.
   "service-bus": { timeoutMs: 60_000, concurrency: 64, retries: 0 },
-  tables: { timeoutMs: 30_000, concurrency: 128, retries: 0 },
+  tables: { timeoutMs: 40_000, concurrency: 128, retries: 0 },
   // The largest contents are some tens of megabytes.
-  blobs: { timeoutMs: 60_000, concurrency: 16, retries: 0 },
+  blobs: { timeoutMs: 120_000, concurrency: 16, retries: 0 },
   // Asked by `fetch`, which tries once.
   azure: { timeoutMs: 60_000, concurrency: 64, retries: 2 },
 };

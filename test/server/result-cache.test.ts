@@ -20,6 +20,7 @@ afterAll(() => redis?.close());
 
 const annotations = { readOnlyHint: true, destructiveHint: false, idempotentHint: true, openWorldHint: false };
 const SECONDS = 20;
+const Report = z.object({ structuredContent: z.object({ report: z.string() }) });
 
 /** A tool that takes its time, and tells what its runs were for. */
 function reportTool(run: (topic: string, subject: string) => Promise<string>, cacheSeconds = SECONDS) {
@@ -81,7 +82,7 @@ async function caching(stores: readonly SharedStore[], run: (topic: string) => P
       }
     };
     const { status, result } = await cache.run({ tool, args, context }, execute);
-    return status === "ok" ? ((result as CallToolResult).structuredContent?.report as string) : status;
+    return status === "ok" ? Report.parse(result).structuredContent.report : status;
   };
   const counted = async () => {
     const values = (await metrics.registry.getSingleMetric("mcp_cache_requests_total")?.get())?.values ?? [];
