@@ -440,7 +440,20 @@ test("each role has lists of its own on both ways, and they stay its own", async
     return (body.result.tools ?? body.result.prompts ?? []).map(({ name }) => name);
   };
   const expected = {
-    reader: ["echo", "says", "long", "empty", "annotated", "wrong", "fails", "breaks", "asks", "file_operation"],
+    reader: [
+      "echo",
+      "does",
+      "recalls",
+      "says",
+      "long",
+      "empty",
+      "annotated",
+      "wrong",
+      "fails",
+      "breaks",
+      "asks",
+      "file_operation",
+    ],
     operator: tools.map(({ name }) => name).filter((name) => name !== "admins"),
     admin: tools.map(({ name }) => name),
   };
