@@ -401,6 +401,7 @@ export function resilientQueue(queue: JobQueue, connector: Connector): JobQueue 
     replay: (sequence, id) => ask(() => queue.deadLetters.replay(sequence, id)),
     drop: (sequence) => ask(() => queue.deadLetters.drop(sequence)),
   };
+  // Part by part: what a queue delivers may be of a class.
   const settled = (delivery: Delivery): Delivery => ({
     id: delivery.id,
     body: delivery.body,
@@ -413,12 +414,11 @@ export function resilientQueue(queue: JobQueue, connector: Connector): JobQueue 
     deadLetter: (reason, description) => ask(() => delivery.deadLetter(reason, description)),
   });
   return {
-    kind: queue.kind,
+    ...queue,
     send: (message) => ask(() => queue.send(message)),
     receive: ({ handle, ...rest }) => queue.receive({ ...rest, handle: (delivery) => handle(settled(delivery)) }),
     deadLetters,
     check: () => ask(() => queue.check()),
-    close: () => queue.close(),
   };
 }
 
@@ -428,7 +428,8 @@ function isStoreAnswer(error: unknown): boolean {
 
 /**
  * A store that is asked by way of its connectors, to the same contract: rows by `tables`, contents by `blobs`, where the
- * long ones are. What is listed is asked for page by page, as whoever reads it comes along.
+ * long ones are. What is listed is asked for page by page, as whoever reads it comes along. A sweep is no single request:
+ * it goes through all that is old, however long that takes, and bounds each of its requests itself.
  */
 export function resilientStore(
   store: JobStore,
@@ -451,8 +452,7 @@ export function resilientStore(
     }
   }
   return {
-    kind: store.kind,
-    now: () => store.now(),
+    ...store,
     insert: (job, event) => row(() => store.insert(job, event)),
     find: (query) => row(() => store.find(query)),
     read: (ref) => row(() => store.read(ref)),
@@ -463,9 +463,6 @@ export function resilientStore(
     events: (query) => each(store.events(query)),
     putContent: (ref, name, text) => content(() => store.putContent(ref, name, text)),
     content: (ref, name) => content(() => store.content(ref, name)),
-    // It goes through all that is old, which may take its time; each of its requests has the client's own time-out.
-    sweep: (olderThanMs) => store.sweep(olderThanMs),
     check: () => row(() => store.check()),
-    close: () => store.close(),
   };
 }
