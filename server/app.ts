@@ -22,7 +22,9 @@ import { createJobService, type JobService } from "./jobs/job-service.ts";
 import { createToolRun } from "./jobs/tool-run.ts";
 import { createLimits, type Limits } from "./limits/limits.ts";
 import { createCallGate } from "./mcp/call-gate.ts";
+import { createIdempotentCalls } from "./mcp/idempotent-calls.ts";
 import { createContexts, createProtocol, type Protocol } from "./mcp/protocol.ts";
+import { createResultCache } from "./mcp/result-cache.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
 import { createToolCalls } from "./mcp/tool-calls.ts";
 import { type Audit, createAudit } from "./observability/audit.ts";
@@ -36,9 +38,14 @@ import { prompts as allPrompts } from "./prompts/index.ts";
 import { resourceSources } from "./resources/index.ts";
 import type { ResourceSource } from "./resources/resource-source.ts";
 import { type CommandRunner, createCommandRunner } from "./services/commands.ts";
+import type { IdempotencyStore } from "./services/idempotency.ts";
+import { createMemoryIdempotency } from "./services/idempotency-memory.ts";
+import { createTableIdempotency } from "./services/idempotency-table.ts";
 import { createIsolation, type Isolation } from "./services/isolation.ts";
 import type { JobBacking } from "./services/jobs/jobs.ts";
+import { connectJobsTable, jobsTableOf } from "./services/jobs-table.ts";
 import { createLeftAnswers, type LeftAnswers } from "./services/left-answers.ts";
+import { type Connectors, createConnectors } from "./services/resilience.ts";
 import { createRuntime, type Runtime } from "./services/runtime.ts";
 import type { SharedStore } from "./services/shared-store.ts";
 import { createMemoryStore } from "./services/shared-store-memory.ts";
@@ -63,6 +70,8 @@ export interface Core {
 export interface Shared {
   readonly store: SharedStore;
   readonly limits: Limits;
+  /** What is asked outside, and how that is. */
+  readonly connectors: Connectors;
 }
 
 /** What a server does for its callers outside its own process, and has to end before it ends itself. */
@@ -126,7 +135,7 @@ export interface BuildOptions {
   readonly prompts?: readonly Prompt[];
   readonly sources?: readonly ResourceSource[];
   /** Where jobs are and what brings them to workers, in place of what the configuration names. */
-  readonly openJobs?: (config: Config) => Promise<JobBacking>;
+  readonly openJobs?: () => Promise<JobBacking>;
   /** Tells who calls in another way than the configuration has it, for tests. */
   readonly authenticate?: Authenticate;
   /** Has the SDK answer every request, for tests. */
@@ -154,8 +163,9 @@ export async function buildCore({
   const version = packageVersion();
   const runtime = createRuntime(config.MCP_SERVER_NAME, version);
   const metrics = createMetrics(tools.map((tool) => tool.name));
-  const audit = createAudit({ config, log, metrics, version, stream });
   const shared = createShared(config, metrics, log);
+  const { connectors } = shared;
+  const audit = createAudit({ config, log, metrics, version, stream, connectors });
   const policy = parseAccessPolicy(config.ACCESS_POLICY);
   const gate = createCallGate({
     tools,
@@ -164,10 +174,16 @@ export async function buildCore({
     limits: shared.limits,
     audit,
   });
-  const carryOut = createToolCalls({ gate, metrics, log });
+  const carryOut = createToolCalls({
+    gate,
+    metrics,
+    log,
+    idempotentCalls: createIdempotentCalls({ store: createIdempotency(config, connectors, log), metrics, log }),
+    resultCache: createResultCache({ store: shared.store, metrics }),
+  });
   // Jobs run tools, and tools have jobs run.
   const run = createToolRun({ carryOut, contextOf: (caller) => contextOf(caller) });
-  const jobService = createJobService({ config, tools, gate, run, metrics, log, open: openJobs });
+  const jobService = createJobService({ config, tools, gate, run, metrics, log, connectors, open: openJobs });
   const services: Services = {
     workspaces,
     commands: createCommandRunner({
@@ -178,6 +194,7 @@ export async function buildCore({
     }),
     runtime,
     jobs: jobService.jobs,
+    connectors,
     resultLimit: config.RESULT_LIMIT_BYTES,
   };
   const contextOf = createContexts(services, log);
@@ -188,15 +205,33 @@ export async function buildCore({
 /** The store that replicas share, as far as there may be several, and the limits that are counted in it. */
 export function createShared(config: Config, metrics: Metrics, log: FastifyBaseLogger): Shared {
   const { REDIS_HOST: host, REDIS_PORT: port, REDIS_TLS: tls, REDIS_AUTH: auth } = config;
+  const connectors = createConnectors((name) => metrics.connector(name));
+  const connector = host === undefined ? undefined : connectors.watched("redis");
   const onChange = (healthy: boolean, reason: string | undefined) => {
+    if (healthy) connector?.answered();
+    else connector?.lost(reason);
     metrics.limitsStoreHealthy(healthy);
     if (healthy) log.info({ event: "redis.connected", host });
     else log.warn({ event: "redis.lost", host, reason, limits: "each replica counts by itself" });
   };
   // Without Redis this process is all there is, and counts for all. With it, that has to be seen first.
   metrics.limitsStoreHealthy(host === undefined);
-  const store = host === undefined ? createMemoryStore() : createRedisStore({ host, port, tls, auth, onChange });
-  return { store, limits: createLimits({ config, store, metrics }) };
+  const store =
+    connector === undefined
+      ? createMemoryStore()
+      : createRedisStore({ host: host ?? "", port, tls, auth, connector, onChange });
+  return { store, limits: createLimits({ config, store, metrics }), connectors };
+}
+
+/** Where calls are remembered by their idempotency keys: for all replicas, where there is a table. */
+function createIdempotency(config: Config, connectors: Connectors, log: FastifyBaseLogger): IdempotencyStore {
+  const table = jobsTableOf(config);
+  if (table === undefined) return createMemoryIdempotency();
+  return createTableIdempotency({
+    connect: () => connectJobsTable(table),
+    connector: connectors.of("tables"),
+    onSweepFailed: (error) => log.warn({ event: "idempotency.sweep.failed", err: error }),
+  });
 }
 
 /** Builds the server with its tools, listening on nothing and touching no state of the process. */
@@ -251,7 +286,8 @@ export async function buildListeners(
 ): Promise<Listeners & Pick<App, "mcp">> {
   const { config, log, failures, now, audit = trail } = options;
   const readiness = createReadiness();
-  const identity = await createIdentity({ config, policy, log, metrics, store: shared.store, failures, now });
+  const { store, connectors } = shared;
+  const identity = await createIdentity({ config, policy, log, metrics, store, connectors, failures, now });
   const mcp = createStreamableHttp({
     protocol,
     authenticate: options.authenticate ?? identity.authenticate,
@@ -299,7 +335,7 @@ export async function buildListeners(
     metrics,
     readiness,
     runtime,
-    details: async () => ({ audit: trail.details(), ...(await details()) }),
+    details: async () => ({ audit: trail.details(), connectors: connectors.details(), ...(await details()) }),
   });
 
   return { app, operator, readiness, mcp, work, audit: trail };

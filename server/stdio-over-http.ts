@@ -18,8 +18,8 @@ await run(async (config, log, stream) => {
   const version = packageVersion();
   const found = await lookAtCommand(options.command, log);
   const metrics = createMetrics(found.tools);
-  const audit = createAudit({ config, log, metrics, version, stream });
   const shared = createShared(config, metrics, log);
+  const audit = createAudit({ config, log, metrics, version, stream, connectors: shared.connectors });
   const proxy = createStdioProxy({
     ...options,
     name: config.MCP_SERVER_NAME,

@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from "fastify";
 import { createRemoteJWKSet, errors, type JWTVerifyGetKey } from "jose";
+import type { WatchedConnector } from "../services/resilience.ts";
 
 /** No signing keys can be had, or those at hand are too old to be trusted: tokens cannot be judged now. */
 export class KeysUnavailable extends Error {
@@ -20,6 +21,8 @@ const FETCH_TIMEOUT_MS = 5000;
 
 interface KeyOptions {
   readonly log: Pick<FastifyBaseLogger, "info" | "warn">;
+  /** Told of each fetch. Its time-out is jose's; the pauses below are what a circuit would be. */
+  readonly connector?: WatchedConnector | undefined;
   /** Milliseconds since 1970. */
   readonly now: () => number;
 }
@@ -29,7 +32,7 @@ interface KeyOptions {
  * endpoint fails, and forget good keys when they cannot be refreshed; so it is told when to fetch, and never does by
  * itself.
  */
-export function createSigningKeys(url: URL, { log, now }: KeyOptions): JWTVerifyGetKey {
+export function createSigningKeys(url: URL, { log, connector, now }: KeyOptions): JWTVerifyGetKey {
   const remote = createRemoteJWKSet(url, {
     cacheMaxAge: Number.POSITIVE_INFINITY,
     cooldownDuration: Number.POSITIVE_INFINITY,
@@ -43,12 +46,15 @@ export function createSigningKeys(url: URL, { log, now }: KeyOptions): JWTVerify
     if (!remote.reloading) {
       if (now() < triedAt + (loadedAt === undefined ? FIRST_COOLDOWN_MS : COOLDOWN_MS)) return false;
       triedAt = now();
+      connector?.requested();
     }
     try {
       await remote.reload();
       loadedAt = now();
+      connector?.answered();
       return true;
     } catch (error) {
+      connector?.failed(error);
       log.warn({ event: "signing-keys.failed", url: url.href, err: error });
       return false;
     }

@@ -3,6 +3,7 @@ import type { FastifyBaseLogger } from "fastify";
 import { decodeJwt, errors, type JWTVerifyGetKey, jwtVerify } from "jose";
 import { z } from "zod";
 import type { Config, Role } from "../config.ts";
+import type { Connectors } from "../services/resilience.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import type { Admitted, Authenticated, Refusal } from "./credentials.ts";
 import { createSigningKeys, KeysUnavailable } from "./entra-keys.ts";
@@ -19,6 +20,7 @@ interface EntraOptions {
   readonly config: EntraConfig;
   readonly policy: AccessPolicy;
   readonly log: Pick<FastifyBaseLogger, "info" | "warn">;
+  readonly connectors?: Pick<Connectors, "watched"> | undefined;
   /** Milliseconds since 1970; the machine's clock by default. */
   readonly now?: () => number;
 }
@@ -83,15 +85,16 @@ export type EntraConfig = Pick<
  * Validates bearer tokens as RFC 9068 and Microsoft's "Secure applications and APIs by validating claims" have it. What
  * a refusal's reason says is for the audit; callers are told that the token is not valid and nothing more.
  */
-export function createEntra({ config, policy, log, now = Date.now }: EntraOptions): Entra {
+export function createEntra({ config, policy, log, connectors, now = Date.now }: EntraOptions): Entra {
   const { ENTRA_CLIENT_ID: clientId = "", ENTRA_ALLOWED_TENANTS: tenants } = config;
   const { AZURE_AUTHORITY_HOST: authority, ENTRA_V1_TOKENS: v1Tokens } = config;
   const audience = [clientId, `api://${clientId}`];
   // A tenant's tokens are judged by that tenant's keys alone.
+  const connector = connectors?.watched("entra-keys");
   const keys = new Map<string, JWTVerifyGetKey>(
     tenants.map((tenant) => [
       tenant,
-      createSigningKeys(new URL(`${tenant}/discovery/v2.0/keys`, authority), { log, now }),
+      createSigningKeys(new URL(`${tenant}/discovery/v2.0/keys`, authority), { log, connector, now }),
     ]),
   );
   const remembered = new Recent<{ readonly admitted: Admitted; readonly until: number }>(REMEMBERED_TOKENS);

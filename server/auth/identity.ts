@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from "fastify";
 import type { Config } from "../config.ts";
 import type { Metrics } from "../observability/metrics.ts";
+import type { Connectors } from "../services/resilience.ts";
 import type { SharedStore } from "../services/shared-store.ts";
 import { type Authenticate, createAuthenticate } from "./authenticate.ts";
 import type { Admitted } from "./credentials.ts";
@@ -28,6 +29,7 @@ interface IdentityOptions {
   readonly metrics?: Pick<Metrics, "keysExpire"> | undefined;
   /** Where tickets lie, for every replica. */
   readonly store: Pick<SharedStore, "put" | "take">;
+  readonly connectors: Connectors;
   /** Milliseconds since 1970, by which tokens are judged; the machine's clock by default. */
   readonly now?: (() => number) | undefined;
   readonly failures?: Failures | undefined;
@@ -35,8 +37,8 @@ interface IdentityOptions {
 
 /** Resolves when keys have been looked for once; rejects when a register in a file cannot be used. */
 export async function createIdentity(options: IdentityOptions): Promise<Identity> {
-  const { config, log, metrics, store, failures = createFailures(), now = Date.now } = options;
-  const keys = createApiKeys({ config, log, metrics });
+  const { config, log, metrics, store, connectors, failures = createFailures(), now = Date.now } = options;
+  const keys = createApiKeys({ config, log, metrics, connectors });
   const tickets = createTickets({ store });
   const [entra] = await Promise.all([entraOf(options), keys.ready]);
   return {
@@ -49,8 +51,8 @@ export async function createIdentity(options: IdentityOptions): Promise<Identity
 }
 
 /** What judges Entra's tokens; loaded only where there are some, since the others need not wait for it. */
-async function entraOf({ config, policy, log, now }: IdentityOptions): Promise<Entra | undefined> {
+async function entraOf({ config, policy, log, connectors, now }: IdentityOptions): Promise<Entra | undefined> {
   if (config.ENTRA_CLIENT_ID === undefined) return undefined;
   const { createEntra } = await import("./entra.ts");
-  return createEntra({ config, policy, log, ...(now && { now }) });
+  return createEntra({ config, policy, log, connectors, ...(now && { now }) });
 }

@@ -3,6 +3,8 @@ import type { FastifyBaseLogger } from "fastify";
 import type { Config } from "../config.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import { azureCredential } from "../services/azure-credential.ts";
+import { jobsTableOf } from "../services/jobs-table.ts";
+import type { Connectors, WatchedConnector } from "../services/resilience.ts";
 import { type ApiKeys, createKeyRing } from "./api-keys.ts";
 import { EMPTY_REGISTER, parseRegister, type Register, RegisterFault, stateOf } from "./key-register.ts";
 import { createKeyUse, type KeyUse, useFile, useTable } from "./key-use.ts";
@@ -18,10 +20,17 @@ export interface WatchedApiKeys extends ApiKeys {
 interface ApiKeysOptions {
   readonly config: Pick<
     Config,
-    "API_KEY_HASHES" | "API_KEYS_FILE" | "API_KEYS_SECRET" | "KEY_VAULT_URL" | "JOBS_TABLE_ENDPOINT" | "JOBS_TABLE_NAME"
+    | "API_KEY_HASHES"
+    | "API_KEYS_FILE"
+    | "API_KEYS_SECRET"
+    | "KEY_VAULT_URL"
+    | "JOBS_TABLE_ENDPOINT"
+    | "JOBS_TABLE_NAME"
+    | "JOBS_AUTH"
   >;
   readonly log: FastifyBaseLogger;
   readonly metrics?: Pick<Metrics, "keysExpire"> | undefined;
+  readonly connectors: Connectors;
   /** Time between two looks at the register, instead of the source's own. */
   readonly intervalMs?: number;
 }
@@ -50,9 +59,9 @@ interface RegisterSource {
  * Vault secret, which is looked at again and again. A register that cannot be read, or is not right in all of it,
  * changes nothing: the last good one stays, and the log tells, once, that it is so and once that it is over.
  */
-export function createApiKeys({ config, log, metrics, intervalMs }: ApiKeysOptions): WatchedApiKeys {
-  const source = sourceOf(config);
-  const use = useOf(config, log);
+export function createApiKeys({ config, log, metrics, connectors, intervalMs }: ApiKeysOptions): WatchedApiKeys {
+  const source = sourceOf(config, connectors);
+  const use = useOf(config, connectors, log);
   const ring = createKeyRing({ deployment: config.API_KEY_HASHES, ...(use && { onFound: use.noted }) });
   const close = async () => use?.close();
   if (source === undefined) return { find: ring.find, holds: ring.holds, ready: Promise.resolve(), close };
@@ -135,22 +144,27 @@ function endsOf({ keys }: Register, now: number): readonly { id: string; expires
 
 const FIRST_INTERVAL_MS = 5000;
 
-function sourceOf(config: ApiKeysOptions["config"]): RegisterSource | undefined {
+function sourceOf(
+  config: ApiKeysOptions["config"],
+  connectors: ApiKeysOptions["connectors"],
+): RegisterSource | undefined {
   const { API_KEYS_FILE: file, API_KEYS_SECRET: secret, KEY_VAULT_URL: vault } = config;
   if (file !== undefined) return registerFile(file);
-  return secret !== undefined && vault !== undefined ? registerSecret(vault, secret) : undefined;
+  return secret !== undefined && vault !== undefined
+    ? registerSecret(vault, secret, connectors.watched("key-vault"))
+    : undefined;
 }
 
-function useOf(config: ApiKeysOptions["config"], log: FastifyBaseLogger): KeyUse | undefined {
-  const {
-    API_KEYS_FILE: file,
-    API_KEYS_SECRET: secret,
-    JOBS_TABLE_ENDPOINT: endpoint,
-    JOBS_TABLE_NAME: table,
-  } = config;
+function useOf(
+  config: ApiKeysOptions["config"],
+  connectors: ApiKeysOptions["connectors"],
+  log: FastifyBaseLogger,
+): KeyUse | undefined {
+  const { API_KEYS_FILE: file, API_KEYS_SECRET: secret } = config;
   if (file !== undefined) return createKeyUse({ write: useFile(file), log });
-  if (secret === undefined || endpoint === undefined || table === undefined) return undefined;
-  return createKeyUse({ write: useTable(endpoint, table), log });
+  const table = jobsTableOf(config);
+  if (secret === undefined || table === undefined) return undefined;
+  return createKeyUse({ write: useTable(table, connectors.of("tables")), log });
 }
 
 const FILE_INTERVAL_MS = 2000;
@@ -183,9 +197,10 @@ const NO_SECRET = "none";
 
 /**
  * A register in a Key Vault secret. Key Vault knows no conditional GET (its answers have no ETag), so a look is always a
- * read; a version that is known already goes no further.
+ * read; a version that is known already goes no further. The client tries again by itself, a look at a time is
+ * its bulkhead, and the time between two its circuit: no call waits for it.
  */
-function registerSecret(vault: string, name: string): RegisterSource {
+function registerSecret(vault: string, name: string, connector: WatchedConnector): RegisterSource {
   const client = async () => {
     const { SecretClient } = await import("@azure/keyvault-secrets");
     const retryOptions = { maxRetries: 2, retryDelayInMs: 300, maxRetryDelayInMs: 3000 };
@@ -200,12 +215,18 @@ function registerSecret(vault: string, name: string): RegisterSource {
       made ??= client();
       const secrets = await made;
       try {
+        connector.requested();
         const abortSignal = AbortSignal.any([signal, AbortSignal.timeout(SECRET_TIMEOUT_MS)]);
         const { value = "", properties } = await secrets.getSecret(name, { abortSignal });
+        connector.answered();
         const version = properties.version ?? "";
         return version === known ? undefined : { version, text: value };
       } catch (error) {
-        if (!isNoSecret(error)) throw error;
+        if (!isNoSecret(error)) {
+          if (!signal.aborted) connector.failed(error);
+          throw error;
+        }
+        connector.answered();
         return known === NO_SECRET ? undefined : { version: NO_SECRET };
       }
     },

@@ -1,8 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { readFile, rename, rm, writeFile } from "node:fs/promises";
 import type { FastifyBaseLogger } from "fastify";
-import type { Config } from "../config.ts";
-import { azureCredential } from "../services/azure-credential.ts";
+import { connectJobsTable, type JobsTable } from "../services/jobs-table.ts";
+import type { Connector } from "../services/resilience.ts";
 import { USE_PARTITION, UseRecord, useFileOf } from "./key-register.ts";
 
 /** Where it is noted when keys were last used. Rejects when it cannot be. */
@@ -96,24 +96,17 @@ async function readUses(path: string): Promise<Record<string, string>> {
   }
 }
 
-/** Longest that writing one use may take. */
-const ROW_TIMEOUT_MS = 5000;
-
 /**
  * Notes uses in the table of job state, in a partition of their own: the one table that a server's identity may write.
  */
-export function useTable(endpoint: string, table: NonNullable<Config["JOBS_TABLE_NAME"]>): WriteUses {
-  const connect = async () => {
-    const { TableClient } = await import("@azure/data-tables");
-    return new TableClient(endpoint, table, await azureCredential(), { retryOptions: { maxRetries: 1 } });
-  };
-  let client: ReturnType<typeof connect> | undefined;
+export function useTable(table: JobsTable, connector: Connector): WriteUses {
+  let client: ReturnType<typeof connectJobsTable> | undefined;
   return async (uses) => {
-    client ??= connect();
+    client ??= connectJobsTable(table);
     const rows = await client;
     for (const [id, at] of uses) {
       const row = { partitionKey: USE_PARTITION, rowKey: id, lastUsed: new Date(at) };
-      await rows.upsertEntity(row, "Merge", { abortSignal: AbortSignal.timeout(ROW_TIMEOUT_MS) });
+      await connector.run((abortSignal) => rows.upsertEntity(row, "Merge", { abortSignal }));
     }
   };
 }

@@ -5,6 +5,7 @@ import type { Metrics } from "../observability/metrics.ts";
 import { openBacking } from "../services/jobs/backing.ts";
 import { createJobs, type JobBacking, type Jobs } from "../services/jobs/jobs.ts";
 import type { JobRules } from "../services/jobs/next-step.ts";
+import type { Connectors } from "../services/resilience.ts";
 import type { Tool } from "../tools/define-tool.ts";
 import { createTellOf } from "./job-events.ts";
 import { createJobTools } from "./job-tools.ts";
@@ -33,8 +34,9 @@ interface JobServiceOptions {
   readonly run: RunTool;
   readonly metrics: Metrics;
   readonly log: FastifyBaseLogger;
+  readonly connectors: Connectors;
   /** Queue and store in place of the configuration's, for tests. */
-  readonly open?: (config: Config) => Promise<JobBacking>;
+  readonly open?: (config: Config, connectors: Connectors) => Promise<JobBacking>;
 }
 
 /**
@@ -48,7 +50,7 @@ const FIRST_LOOK_MS = 60_000;
  * its jobs itself.
  */
 export function createJobService(options: JobServiceOptions): JobService {
-  const { config, tools, gate, run, metrics, log, open: openAll = openBacking } = options;
+  const { config, tools, gate, run, metrics, log, connectors, open: openAll = openBacking } = options;
   const isAlone = config.SERVICE_BUS_NAMESPACE === undefined;
   const rules: JobRules = { leaseMs: config.JOB_LEASE_SECONDS * 1000, attempts: config.JOB_ATTEMPTS, retryDelayMs };
   const tellOf = createTellOf(log, metrics);
@@ -59,7 +61,7 @@ export function createJobService(options: JobServiceOptions): JobService {
   let closed = false;
 
   const begin = async (): Promise<JobBacking> => {
-    const backing = await openAll(config);
+    const backing = await openAll(config, connectors);
     sweeper = createSweeper({ backing, retentionDays: config.JOB_RETENTION_DAYS, log });
     sweeper.start();
     if (isAlone) startWorker(backing);

@@ -4,6 +4,7 @@ import type { DirectCalls } from "../mcp/protocol.ts";
 import { type CarryOut, failure } from "../mcp/tool-calls.ts";
 import { AuditUnavailable } from "../observability/audit.ts";
 import type { Job } from "../services/jobs/job.ts";
+import { ConnectorUnavailable } from "../services/resilience.ts";
 import { type ClientChannel, InputNeeded } from "../tools/client-channel.ts";
 import { ToolBusy, ToolFailure } from "../tools/define-tool.ts";
 
@@ -55,6 +56,8 @@ export function createToolRun({ carryOut, contextOf }: ToolRunOptions): RunTool 
         ) {
           return { ended: "busy", reason: error.message };
         }
+        // Another time it may answer.
+        if (error instanceof ConnectorUnavailable) return { ended: "broken", reason: error.message };
         const reason = error instanceof ToolFailure || error instanceof ProtocolError ? error.message : "It failed.";
         return { ended: "failed", result: isCallToolResult(result) ? result : failure(reason), reason };
       }

@@ -7,15 +7,20 @@ import {
 import type { FastifyBaseLogger } from "fastify";
 import { AuditUnavailable } from "../observability/audit.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
+import { ConnectorUnavailable } from "../services/resilience.ts";
 import { InputNeeded } from "../tools/client-channel.ts";
 import { type Caller, type Tool, type ToolContext, ToolFailure } from "../tools/define-tool.ts";
 import { type CallGate, CallRefused, type Entered } from "./call-gate.ts";
+import type { IdempotentCalls } from "./idempotent-calls.ts";
 import { lengthOf, linkTo } from "./long-results.ts";
+import type { ResultCache } from "./result-cache.ts";
 
 export interface ToolCallsOptions {
   readonly gate: CallGate;
   readonly metrics: Metrics;
   readonly log: FastifyBaseLogger;
+  readonly idempotentCalls: IdempotentCalls;
+  readonly resultCache: ResultCache;
 }
 
 /** How a call ended, or that it did not begin. */
@@ -33,7 +38,18 @@ export type CarryOut = (name: string, args: unknown, context: ToolContext) => Pr
 /** Bytes of a job's result. It is kept whole, and cut to an answer's length when somebody asks for it. */
 const JOB_RESULT_BYTES = 16 * 1024 * 1024;
 
-export function createToolCalls({ gate, metrics, log }: ToolCallsOptions): CarryOut {
+export function createToolCalls(options: ToolCallsOptions): CarryOut {
+  const { gate, metrics, log, idempotentCalls, resultCache } = options;
+  /** What comes of a call that was let in, which need not have it run. */
+  const comeOf = (tool: Tool, args: unknown, context: ToolContext): Promise<Outcome> => {
+    const resultLimit = context.run === undefined ? context.resultLimit : JOB_RESULT_BYTES;
+    const key = tool.idempotencyKey?.(args);
+    if (key === undefined && tool.cacheSeconds === undefined) return outcomeOf(tool, args, context, resultLimit);
+    const run = () => outcomeOf(tool, args, context, resultLimit);
+    if (key !== undefined) return idempotentCalls.run({ tool, args, key, context }, run);
+    return resultCache.run({ tool, args, context }, run);
+  };
+
   return async (name, args, context) => {
     const { caller, traceId, run } = context;
     const tool = gate.find(caller, name);
@@ -54,7 +70,7 @@ export function createToolCalls({ gate, metrics, log }: ToolCallsOptions): Carry
       }
       return { status: "failed", error };
     }
-    const outcome = await outcomeOf(tool, args, context, run === undefined ? context.resultLimit : JOB_RESULT_BYTES);
+    const outcome = await comeOf(tool, args, context);
     const { status, error } = outcome;
     const durationMs = performance.now() - started;
     entered.left({ status, durationMs });
@@ -73,6 +89,11 @@ async function outcomeOf(tool: Tool, args: unknown, context: ToolContext, result
   } catch (error) {
     if (context.signal.aborted) return { status: "cancelled", result: failure("The call was cancelled."), error };
     if (error instanceof ToolFailure) return { status: "failed", result: failure(error.message, error.output), error };
+    if (error instanceof ConnectorUnavailable) {
+      const { message, retryAfterSeconds } = error;
+      const said = failure(`${tool.name} could not do its work: ${message}`, { retryAfterSeconds });
+      return { status: "failed", result: said, error };
+    }
     if (error instanceof InputNeeded) return { status: "asked", result: askedFor(error), error };
     if (error instanceof ProtocolError) return { status: "failed", error };
     // What broke is for the log; a stack or a path is nothing to tell a caller.

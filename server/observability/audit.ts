@@ -2,6 +2,7 @@ import { hostname } from "node:os";
 import type { FastifyBaseLogger } from "fastify";
 import { Counter, Gauge } from "prom-client";
 import type { Config } from "../config.ts";
+import type { Connectors } from "../services/resilience.ts";
 import { type Caller, ToolFailure } from "../tools/define-tool.ts";
 import { ANCHORED, AUDIT_SCHEMA, type ChainHead, createChain, type OUTCOMES } from "./audit-chain.ts";
 import { createMask, isSecretName, maskedAddress, SECRET, safeText } from "./audit-mask.ts";
@@ -88,6 +89,8 @@ export interface AuditOptions {
   readonly version: string;
   /** The standard stream that the log goes to. Without one there is no sink of that name. */
   readonly stream?: LineWriter | undefined;
+  /** Where it is told how the log service is. */
+  readonly connectors?: Pick<Connectors, "watched"> | undefined;
   /** Made of the configuration unless given. */
   readonly ingestion?: (reports: SinkReports) => Sink;
 }
@@ -109,7 +112,8 @@ const LONGEST_REMEMBERED = 128;
  *
  * @throws Error naming AUDIT_FILE when it cannot be opened.
  */
-export function createAudit({ config, log, metrics, version, stream, ingestion }: AuditOptions): Audit {
+export function createAudit(options: AuditOptions): Audit {
+  const { config, log, metrics, version, stream, connectors, ingestion } = options;
   const chain = createChain();
   const count = countersIn(metrics.registry);
   const closedOnFailure = config.AUDIT_FAILURE === "closed";
@@ -172,7 +176,8 @@ export function createAudit({ config, log, metrics, version, stream, ingestion }
   }
   if (ingestion !== undefined) add(ingestion);
   else if (endpoint !== undefined && rule !== undefined) {
-    add((reports) => createIngestionSink({ connect: () => connectIngestion(endpoint), rule }, reports));
+    const connector = connectors?.watched("log-ingestion");
+    add((reports) => createIngestionSink({ connect: () => connectIngestion(endpoint), rule, connector }, reports));
   }
   write("audit.started", `,"version":${JSON.stringify(version)}`);
 

@@ -29,7 +29,12 @@ export function createReadiness(): Readiness {
 
 interface ProbeOptions {
   readonly readiness: Readiness;
-  /** Whether what this process cannot do without answers. */
+  /**
+   * Whether what this process cannot do without answers. For a server that is nothing outside: without Redis each replica
+   * counts by itself, without Key Vault the keys that it knows go on, without the queue and the table jobs and calls with
+   * an idempotency key are refused and all others are answered; taken out of service with all its replicas, it would
+   * answer none. A worker without queue and store does nothing, and says so.
+   */
   answers?(): Promise<boolean>;
 }
 

@@ -1,4 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import type { CircuitState, ConnectorCounts, ConnectorName } from "../services/resilience.ts";
 
 /** How a job ended. */
 export type JobOutcome = "succeeded" | "failed" | "cancelled" | "expired" | "dead";
@@ -29,6 +30,12 @@ export interface Metrics {
   jobDeadLettered(reason: DeadLetterReason): void;
   /** Which API keys end when (milliseconds since 1970), by their ids; in place of what was told before. */
   keysExpire(keys: readonly { readonly id: string; readonly expires: number }[]): void;
+  /** Where the requests to one of the services outside are counted; its series are there from then on. */
+  connector(name: ConnectorName): ConnectorCounts;
+  /** Whether a call with an idempotency key was answered as it was before, or run. */
+  keyedCall(outcome: "hit" | "miss"): void;
+  /** `wait`: another call was at it already, and had the result. */
+  cacheRequested(tool: string, outcome: "hit" | "miss" | "wait"): void;
 }
 
 /** The protocol's methods and notifications, of both eras. */
@@ -61,6 +68,8 @@ const CALLERS = 100;
 
 /** API keys with series of their own: those that end soonest. */
 const KEYS = 100;
+
+const CIRCUIT_STATES: Readonly<Record<CircuitState, number>> = { closed: 0, "half-open": 1, open: 2 };
 
 /** From a cached answer to a command at its default time limit. Seconds. */
 const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
@@ -154,6 +163,56 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
     labelNames: ["reason"],
     registers,
   });
+  const connectors = {
+    requests: new Counter({
+      name: "mcp_connector_requests_total",
+      help: "Operations asked of a service outside",
+      labelNames: ["connector"],
+      registers,
+    }),
+    errors: new Counter({
+      name: "mcp_connector_errors_total",
+      help: "Operations that a service outside has failed, after its client's own retries",
+      labelNames: ["connector"],
+      registers,
+    }),
+    healthy: new Gauge({
+      name: "mcp_connector_healthy",
+      help: "1 while a service outside answers, 0 when it failed last or its circuit is not closed",
+      labelNames: ["connector"],
+      registers,
+    }),
+    circuit: new Gauge({
+      name: "mcp_circuit_breaker_state",
+      help: "0 closed, 1 half-open (one request is let through, and decides), 2 open (nothing is asked)",
+      labelNames: ["connector"],
+      registers,
+    }),
+    opened: new Counter({
+      name: "mcp_circuit_breaker_opened_total",
+      help: "How often a circuit has opened",
+      labelNames: ["connector"],
+      registers,
+    }),
+  };
+  const keyed = {
+    hit: new Counter({
+      name: "mcp_idempotency_hits_total",
+      help: "Calls with an idempotency key that were answered as they were before",
+      registers,
+    }),
+    miss: new Counter({
+      name: "mcp_idempotency_misses_total",
+      help: "Calls with an idempotency key that were run",
+      registers,
+    }),
+  };
+  const cacheRequests = new Counter({
+    name: "mcp_cache_requests_total",
+    help: "Calls of tools whose results are cached: hit, miss (run), wait (another call was at it already)",
+    labelNames: ["tool", "outcome"],
+    registers,
+  });
   const tools = new Set(toolNames);
   const toolLabel = (tool: string) => (tools.has(tool) ? tool : "other");
   const callers = new Set<string>();
@@ -161,6 +220,7 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
   const toolCall = kept((tool, status) => toolCalls.labels({ tool, status }));
   const toolTime = kept((tool) => toolDuration.labels({ tool }));
   const request = kept((method, status) => requests.labels({ method, status }));
+  const cacheRequest = kept((tool, outcome) => cacheRequests.labels({ tool, outcome }));
   const requestTime = kept((method) => requestDuration.labels({ method }));
   return {
     registry,
@@ -199,6 +259,26 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
       const soonest = keys.toSorted((a, b) => a.expires - b.expires).slice(0, KEYS);
       for (const { id, expires } of soonest) keyExpiry.set({ id }, expires / 1000);
     },
+    connector(connector) {
+      const requests = connectors.requests.labels({ connector });
+      const errors = connectors.errors.labels({ connector });
+      const opened = connectors.opened.labels({ connector });
+      const healthy = connectors.healthy.labels({ connector });
+      const circuit = connectors.circuit.labels({ connector });
+      // From nothing, so that the first of each is a rise.
+      for (const counter of [requests, errors, opened]) counter.inc(0);
+      return {
+        requested: () => requests.inc(),
+        failed: () => errors.inc(),
+        healthy: (is) => healthy.set(is ? 1 : 0),
+        circuit(state) {
+          circuit.set(CIRCUIT_STATES[state]);
+          if (state === "open") opened.inc();
+        },
+      };
+    },
+    keyedCall: (outcome) => keyed[outcome].inc(),
+    cacheRequested: (tool, outcome) => cacheRequest(tools.has(tool) ? tool : "other", outcome).inc(),
   };
 }
 

@@ -32,6 +32,10 @@ export function createMemoryStore(clock: () => number = () => performance.now())
       const now = clock();
       values.set(key, { value, expires: now + ttlSeconds * 1000 }, now);
     },
+    async get(key) {
+      const kept = values.get(key);
+      return kept !== undefined && clock() < kept.expires ? kept.value : undefined;
+    },
     async take(key) {
       const kept = values.get(key);
       values.delete(key);

@@ -2,6 +2,7 @@ import { hash } from "node:crypto";
 import { isIP } from "node:net";
 import { setTimeout } from "node:timers/promises";
 import type { TokenCredential } from "@azure/identity";
+import type { WatchedConnector } from "./resilience.ts";
 import { type SharedStore, StoreUnavailable } from "./shared-store.ts";
 import { type Bucket, TAKE_TOKENS_SCRIPT, type Taken, taken } from "./token-bucket.ts";
 
@@ -15,6 +16,8 @@ export interface RedisOptions {
   readonly credential?: TokenCredential;
   /** Longest that one operation waits for an answer. Default 100: where all is well, Redis takes two or three. */
   readonly timeoutMs?: number;
+  /** Told of each request, and each that failed. What else a connector does is done here: see {@link createRedisStore}. */
+  readonly connector?: Pick<WatchedConnector, "requested" | "failed">;
   /** Told of each change: `reason` is why Redis does not answer, undefined when it does. */
   onChange(healthy: boolean, reason: string | undefined): void;
 }
@@ -46,9 +49,15 @@ const stored = (key: string): string => PREFIX + hash("sha256", key, "base64url"
 
 /**
  * The store in Redis, Azure Managed Redis above all. It connects by itself, for as long as it takes; what it needs for
- * that is loaded here and nowhere else. A dead Redis costs one caller the time-out, and those after it nothing.
+ * that is loaded here and nowhere else. A dead Redis costs one caller the time-out, and those after it nothing: that is the
+ * circuit, which the probe closes again. Nothing is tried twice, since whoever asks can do without.
  */
-export function createRedisStore({ timeoutMs = COMMAND_TIMEOUT_MS, onChange, ...address }: RedisOptions): SharedStore {
+export function createRedisStore({
+  timeoutMs = COMMAND_TIMEOUT_MS,
+  connector: watched,
+  onChange,
+  ...address
+}: RedisOptions): SharedStore {
   let connection: Connection | undefined;
   let told: boolean | undefined;
   const ending = new AbortController();
@@ -93,9 +102,11 @@ export function createRedisStore({ timeoutMs = COMMAND_TIMEOUT_MS, onChange, ...
   const run = async <Result>(command: (connection: Connection) => Promise<Result>): Promise<Result> => {
     const used = connection;
     if (used === undefined) throw new StoreUnavailable("not connected");
+    watched?.requested();
     try {
       return await within(timeoutMs, command(used));
     } catch (error) {
+      watched?.failed(error);
       if (connection === used) {
         // From here on nobody waits for it any more.
         connection = undefined;
@@ -111,6 +122,7 @@ export function createRedisStore({ timeoutMs = COMMAND_TIMEOUT_MS, onChange, ...
       return connection !== undefined;
     },
     put: (key, value, ttlSeconds) => run((redis) => redis.put(key, value, ttlSeconds)),
+    get: (key) => run((redis) => redis.get(key)),
     take: (key) => run((redis) => redis.getAndDelete(key)),
     takeTokens: (key, bucket, count) => run((redis) => redis.take(key, bucket, count, false)),
     spendTokens: (key, bucket, count) => run((redis) => redis.take(key, bucket, count, true)).then(() => {}),
@@ -124,6 +136,7 @@ export function createRedisStore({ timeoutMs = COMMAND_TIMEOUT_MS, onChange, ...
 
 interface Connection {
   put(key: string, value: string, ttlSeconds: number): Promise<void>;
+  get(key: string): Promise<string | undefined>;
   getAndDelete(key: string): Promise<string | undefined>;
   take(key: string, bucket: Bucket, count: number, forced: boolean): Promise<Taken>;
   /** Resolves with the next thing that goes wrong, or has since this was last asked. */
@@ -139,7 +152,7 @@ async function connector({
   tls,
   auth,
   credential,
-}: Omit<RedisOptions, "onChange" | "timeoutMs">): Promise<(signal: AbortSignal) => Promise<Connection>> {
+}: Omit<RedisOptions, "connector" | "onChange" | "timeoutMs">): Promise<(signal: AbortSignal) => Promise<Connection>> {
   const [{ createClient, defineScript }, credentials] = await Promise.all([
     import("redis"),
     auth === "entra" ? entraCredentials(credential) : undefined,
@@ -189,6 +202,7 @@ async function connector({
       async put(key, value, ttlSeconds) {
         await client.set(stored(key), value, { expiration: { type: "PX", value: Math.ceil(ttlSeconds * 1000) } });
       },
+      get: async (key) => (await client.get(stored(key))) ?? undefined,
       getAndDelete: async (key) => (await client.getDel(stored(key))) ?? undefined,
       async take(key, bucket, count, forced) {
         const [allowed, tokens] = await client.takeTokens(stored(key), bucket, count, forced);

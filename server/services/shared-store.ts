@@ -1,7 +1,7 @@
 import type { Bucket, Taken } from "./token-bucket.ts";
 
 /**
- * What replicas of the server have in common, for a short time: one-time values and token buckets. In memory for a
+ * What replicas of the server have in common, for a short time: values, some of them for one time, and token buckets. In memory for a
  * server of one replica, in Redis for more; both hold to the same contract, and the same tests.
  */
 export interface SharedStore {
@@ -10,6 +10,7 @@ export interface SharedStore {
   readonly healthy: boolean;
   /** Keeps `value` under `key` for so many seconds, in place of what was there. */
   put(key: string, value: string, ttlSeconds: number): Promise<void>;
+  get(key: string): Promise<string | undefined>;
   /** Gets the value and removes it, in one step: of all who ask for a key, one gets what is there. */
   take(key: string): Promise<string | undefined>;
   /** Takes `count` tokens if there are as many, in one step. At once in memory, where every request passes. */

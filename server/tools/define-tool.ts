@@ -4,6 +4,7 @@ import { z } from "zod";
 import { ROLES, type Role } from "../config.ts";
 import type { CommandRunner } from "../services/commands.ts";
 import type { Jobs } from "../services/jobs/jobs.ts";
+import type { Connectors } from "../services/resilience.ts";
 import type { Runtime } from "../services/runtime.ts";
 import type { Workspace } from "../services/workspace.ts";
 import type { Workspaces } from "../services/workspaces.ts";
@@ -81,6 +82,8 @@ export interface Services {
   readonly commands: CommandRunner;
   readonly runtime: Runtime;
   readonly jobs: Jobs;
+  /** What is asked outside, within bounds. */
+  readonly connectors: Connectors;
   /** Bytes of a tool's result in one answer. */
   readonly resultLimit: number;
 }
@@ -150,6 +153,13 @@ export interface Tool {
   /** The role that these arguments need, where some need more than others; undefined when they are none of the tool's. */
   roleFor?(args: unknown): Role | undefined;
   readonly facetNames?: readonly string[];
+  /**
+   * The key by which the call is told from every other one of its caller, where it came with one that the server sees to;
+   * undefined also when the arguments are none of the tool's, so that nothing will be run.
+   */
+  idempotencyKey?(args: unknown): string | undefined;
+  /** See {@link ToolDefinition.cacheSeconds}. */
+  readonly cacheSeconds?: number | undefined;
   /** The call's facets; undefined when the arguments are none of the tool's. */
   facets?(args: unknown, context: FacetContext): Facets | undefined;
   /**
@@ -188,6 +198,11 @@ interface ToolDefinition<Input extends z.ZodObject, Output extends z.ZodObject> 
   facets?: Readonly<Record<string, (input: z.output<Input>, context: FacetContext) => Facet | undefined>>;
   /** See {@link Tool.asksFor}. */
   asksFor?(input: z.output<Input>): { readonly tool: string; readonly args: unknown };
+  /**
+   * For how long a result may be given again to the same caller for the same arguments, for tools that only read, and take
+   * longer than asking a cache: at least some ten milliseconds. Whole answers are kept, in memory or in Redis.
+   */
+  cacheSeconds?: number;
   /** Resources that an output speaks of, for clients that follow links. */
   links?(output: z.output<Output>): readonly ResourceLink[];
   run(input: z.output<Input>, context: ToolContext): Promise<z.input<Output>> | z.input<Output>;
@@ -209,14 +224,33 @@ export class ToolFailure extends Error {
 
 /** A failure of the moment: nothing was done, and the same call may well be carried out in a while. */
 export class ToolBusy extends ToolFailure {}
+/** The argument that every tool with effects takes beside its own; see `server/mcp/idempotent-calls.ts`. */
+export const IDEMPOTENCY_KEY = "idempotency_key";
+
+const IdempotencyKey = z
+  .string()
+  .regex(/^[\w.:-]{1,128}$/, "a key has 1 to 128 letters, digits, dots, colons, dashes or underscores")
+  .optional()
+  .describe(
+    "Makes it safe to send this call again when no answer came: a call with the same key and the same arguments is not " +
+      "run twice, but gets the first one's answer, for 24 hours. Choose a new one, such as a UUID, for each thing to be done.",
+  );
 
 /** Makes a tool of its definition. The JSON Schemas are made here, once, and never during a request. */
 export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject>(
   definition: ToolDefinition<Input, Output>,
 ): DefinedTool {
   const { name, title, description, annotations, icons, role, roleFor, job, asksFor, output, links, run } = definition;
+  const { cacheSeconds } = definition;
+  if (cacheSeconds !== undefined && !annotations.readOnlyHint) {
+    throw new Error(`${name} has cacheSeconds, and changes something: only what is read may be given again.`);
+  }
+  const own = Object.keys(definition.input.shape);
+  // A tool that has a key of its own, as that which submits jobs, sees to it itself.
+  const keyed = !annotations.readOnlyHint && !own.includes(IDEMPOTENCY_KEY);
+  const taken = keyed ? definition.input.safeExtend({ [IDEMPOTENCY_KEY]: IdempotencyKey }) : definition.input;
   // Unknown arguments are refused: a misspelt `timout` that is dropped in silence runs with the wrong limit.
-  const input = definition.input.strict();
+  const input = taken.strict();
   const listing: ToolListing = Object.freeze({
     name,
     title,
@@ -227,13 +261,19 @@ export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject
     ...(icons && { icons }),
   });
   const known = Object.keys(input.shape);
+  const parse = (args: unknown) => {
+    const parsed = input.safeParse(args ?? {});
+    // The tool hears of its own arguments only.
+    if (keyed && parsed.success && IDEMPOTENCY_KEY in parsed.data) Reflect.deleteProperty(parsed.data, IDEMPOTENCY_KEY);
+    return parsed;
+  };
   const facets = Object.entries(definition.facets ?? {});
   /** Arguments that were looked at before the call, which need no second look. */
   const looked = new WeakMap<object, z.ZodSafeParseResult<z.output<typeof input>>>();
   const look = (args: unknown): z.output<Input> | undefined => {
     let parsed = typeof args === "object" && args !== null ? looked.get(args) : undefined;
     if (parsed === undefined) {
-      parsed = input.safeParse(args ?? {});
+      parsed = parse(args);
       if (typeof args === "object" && args !== null) looked.set(args, parsed);
     }
     return parsed.success ? (parsed.data as z.output<Input>) : undefined;
@@ -242,7 +282,7 @@ export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject
     const parsed = typeof args === "object" && args !== null ? looked.get(args) : undefined;
     // What one run may have changed is no other's.
     if (parsed !== undefined) looked.delete(args as object);
-    return parsed ?? input.safeParse(args ?? {});
+    return parsed ?? parse(args);
   };
   const call = async (args: unknown, context: ToolContext): Promise<z.output<Output>> => {
     const parsed = take(args);
@@ -275,6 +315,14 @@ export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject
         return input && roleFor(input);
       },
     }),
+    ...(keyed && {
+      idempotencyKey(args: unknown) {
+        if (typeof args !== "object" || args === null || !(IDEMPOTENCY_KEY in args)) return undefined;
+        const { [IDEMPOTENCY_KEY]: key } = args;
+        return typeof key === "string" && look(args) !== undefined ? key : undefined;
+      },
+    }),
+    cacheSeconds,
     facetNames: facets.map(([name]) => name),
     facets(args, context) {
       const input = look(args);

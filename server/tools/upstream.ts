@@ -1,8 +1,16 @@
 import { setTimeout } from "node:timers/promises";
+import { type Connector, ConnectorUnavailable } from "../services/resilience.ts";
 import { ToolFailure } from "./define-tool.ts";
 
 /** What a request to another service is made with; the signal is the call's own. */
-export type UpstreamRequest = RequestInit & { readonly signal: AbortSignal };
+export type UpstreamRequest = RequestInit & {
+  readonly signal: AbortSignal;
+  /**
+   * By way of which a service of Azure is asked, `connectors.of("azure")`: then a GET or HEAD that gets no answer, or one of
+   * 500 and above, is made again soon, and a service that is down is left alone for a while.
+   */
+  readonly connector?: Connector | undefined;
+};
 
 interface UpstreamClock {
   /** Milliseconds since 1970. */
@@ -27,6 +35,7 @@ const FIRST_WAIT_MS = 1000;
  *
  * @throws ToolFailure telling when to call again, when the wait would be longer than the time there is, or when the body
  *   is a stream, which cannot be sent twice; and when the service has not answered in that time.
+ * @throws ConnectorUnavailable while the connector's circuit is open.
  */
 export async function fetchWithin(
   seconds: number,
@@ -39,18 +48,47 @@ export async function fetchWithin(
   const timeout = AbortSignal.timeout(seconds * 1000);
   const signal = AbortSignal.any([request.signal, timeout]);
   for (let tries = 1; ; tries++) {
-    const response = await fetch(url, { ...request, signal }).catch((error: unknown) => {
+    const response = await ask(url, { ...request, signal }).catch((error: unknown) => {
       if (!timeout.aborted || request.signal.aborted) throw error;
       throw new ToolFailure(`${host} did not answer within ${seconds} seconds; call again, or ask it for less.`);
     });
+    if (!isBusy(response)) return response;
     const said = retryAfterMs(response.headers, clock.now());
-    const isBusy = response.status === 429 || (response.status === 503 && said !== undefined);
-    if (!isBusy) return response;
     await response.body?.cancel();
     const wait = said ?? FIRST_WAIT_MS * 2 ** (tries - 1);
     if (clock.now() + wait >= deadline || isStream(request.body)) throw busy(host, response.status, wait);
     await clock.wait(wait, request.signal);
   }
+}
+
+/** One request, or what its connector makes of it. */
+async function ask(url: string | URL, { connector, ...request }: UpstreamRequest): Promise<Response> {
+  if (connector === undefined) return fetch(url, request);
+  let broken: Response | undefined;
+  const { method = "GET", signal } = request;
+  const repeatable = ["GET", "HEAD"].includes(method.toUpperCase());
+  try {
+    return await connector.run(
+      async () => {
+        await broken?.body?.cancel();
+        broken = undefined;
+        const response = await fetch(url, request);
+        // When to come back is what a busy service says itself.
+        if (response.status < 500 || isBusy(response)) return response;
+        broken = response;
+        throw new Error(`HTTP ${response.status}`);
+      },
+      { signal, repeatable },
+    );
+  } catch (error) {
+    // The connector has taken note of it; what it means is the tool's to judge.
+    if (broken !== undefined && !(error instanceof ConnectorUnavailable)) return broken;
+    throw error;
+  }
+}
+
+function isBusy({ status, headers }: Response): boolean {
+  return status === 429 || (status === 503 && retryAfterMs(headers, 0) !== undefined);
 }
 
 function busy(host: string, status: number, waitMs: number): ToolFailure {

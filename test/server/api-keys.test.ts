@@ -10,6 +10,7 @@ import { parseEnvironment } from "../../server/config.ts";
 import { createLogger } from "../../server/observability/logging.ts";
 import { startServer, statusOf } from "../infra/cli/server-process.ts";
 import { longAgo, recordOf, registerOf } from "./keys.ts";
+import { quietConnectors } from "./quiet-connectors.ts";
 import { temporaryDirectory, testApp } from "./running-app.ts";
 import { websocketUrl } from "./websocket-client.ts";
 
@@ -89,7 +90,12 @@ async function watched(path: string) {
   const destination = new PassThrough();
   destination.on("data", (chunk: Buffer) => lines.push(...chunk.toString().split("\n").filter(Boolean)));
   const config = parseEnvironment({ AUTH_MODE: "api-key", API_KEYS_FILE: path });
-  const keys = createApiKeys({ config, log: createLogger(config, destination), intervalMs: 10 });
+  const keys = createApiKeys({
+    config,
+    log: createLogger(config, destination),
+    connectors: quietConnectors(),
+    intervalMs: 10,
+  });
   onTestFinished(() => keys.close());
   const said = (event: string) =>
     lines.filter((line) => (JSON.parse(line) as { event: string }).event === event).length;

@@ -11,7 +11,6 @@ import { parseEnvironment } from "../../server/config.ts";
 import type { Admission } from "../../server/limits/limits.ts";
 import { type CallAudit, type CallGateOptions, createCallGate } from "../../server/mcp/call-gate.ts";
 import { serveConnection } from "../../server/mcp/connection.ts";
-import { createToolCalls } from "../../server/mcp/tool-calls.ts";
 import { toolMethods } from "../../server/mcp/tool-methods.ts";
 import { createMetrics } from "../../server/observability/metrics.ts";
 import { definePrompt } from "../../server/prompts/define-prompt.ts";
@@ -22,7 +21,7 @@ import { tools as ownTools } from "../../server/tools/index.ts";
 import { authenticate, bearer, callerNamed } from "./callers.ts";
 import { PipeClientTransport } from "./pipe-client.ts";
 import { messageIn, rpc, temporaryDirectory, testApp } from "./running-app.ts";
-import { contextWith } from "./tool-context.ts";
+import { contextWith, toolCallsBehind } from "./tool-context.ts";
 
 const annotations = { readOnlyHint: false, destructiveHint: true, idempotentHint: false, openWorldHint: false };
 
@@ -85,9 +84,10 @@ async function gated({
     limits,
     audit,
   });
+  const metrics = createMetrics([]);
   const methods = toolMethods({
     gate,
-    carryOut: createToolCalls({ gate, metrics: createMetrics([]), log: pino({ level: "silent" }) }),
+    carryOut: toolCallsBehind(gate, { metrics }),
   });
   const workspace = await openWorkspace(await temporaryDirectory(), { fileSizeLimit: 1024 * 1024 });
   const call = (caller: string, args: unknown, name = "note") =>

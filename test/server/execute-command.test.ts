@@ -224,7 +224,10 @@ describe("refusals name the value and the mend", () => {
     [{ command: "" }, 'Argument "command" is "": give the command to run'],
     [{ command: "echo a\0b" }, "it must not contain NUL characters"],
     [{ command: ["ls"] }, 'Argument "command" is ["ls"]'],
-    [{ command: "ls", cwd: "a" }, 'Unknown argument "cwd"; execute_command takes command, args, working_dir, timeout.'],
+    [
+      { command: "ls", cwd: "a" },
+      'Unknown argument "cwd"; execute_command takes command, args, working_dir, timeout, idempotency_key.',
+    ],
     [{ command: "ls", timeout: 0 }, 'Argument "timeout" is 0: it must be more than 0 seconds'],
     [{ command: "ls", timeout: "5" }, 'Argument "timeout" is "5"'],
     [{ command: "ls", timeout: 11 }, 'Argument "timeout" is 11: this server runs commands for at most 10 seconds'],

@@ -7,7 +7,6 @@ import { createJobTools } from "../../server/jobs/job-tools.ts";
 import { createToolRun } from "../../server/jobs/tool-run.ts";
 import { createWorker, type Worker } from "../../server/jobs/worker.ts";
 import { createCallGate } from "../../server/mcp/call-gate.ts";
-import { createToolCalls } from "../../server/mcp/tool-calls.ts";
 import { createMetrics } from "../../server/observability/metrics.ts";
 import type { Job, LoggedEvent } from "../../server/services/jobs/job.ts";
 import { createJobs, type JobRequest, type Submitter } from "../../server/services/jobs/jobs.ts";
@@ -20,7 +19,7 @@ import { defineTool, type Tool, type ToolContext } from "../../server/tools/defi
 import { submitterOf } from "../../server/tools/job-answers.ts";
 import type { AtEnd } from "../infra/cli/server-process.ts";
 import { callerNamed } from "./callers.ts";
-import { contextWith } from "./tool-context.ts";
+import { contextWith, toolCallsBehind } from "./tool-context.ts";
 
 /** What the tool of a test does when it is run under a name. */
 export type Behaviours = Record<string, (context: ToolContext) => Promise<string> | string>;
@@ -65,7 +64,7 @@ export function jobParts(behaviours: Behaviours, options: PartsOptions = {}, atE
   const log = pino({ base: null }, { write: (line) => void events.push(JSON.parse(line)) });
   const metrics = createMetrics(tools.map(({ name }) => name));
   const gate = createCallGate({ tools, policy: parseAccessPolicy(undefined), facetContext: { shell: true } });
-  const carryOut = createToolCalls({ gate, metrics, log });
+  const carryOut = toolCallsBehind(gate, { metrics, log });
   const run = createToolRun({
     carryOut,
     contextOf: async (caller) => contextWith({ caller, workspace: {} as ToolContext["workspace"] }),

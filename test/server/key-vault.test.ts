@@ -10,6 +10,7 @@ import { createLogger } from "../../server/observability/logging.ts";
 import { startServer, statusOf } from "../infra/cli/server-process.ts";
 import { type AzureServices, startAzureServices } from "./azure-services.ts";
 import { longAgo, recordOf, registerOf } from "./keys.ts";
+import { quietConnectors } from "./quiet-connectors.ts";
 
 const KEY = "mcp_dev_first-of-its-name";
 const OTHER = "mcp_dev_second-of-its-name";
@@ -53,7 +54,12 @@ function watched() {
   const destination = new PassThrough();
   destination.on("data", (chunk: Buffer) => lines.push(...chunk.toString().split("\n").filter(Boolean)));
   const config = parseEnvironment(environment());
-  const keys = createApiKeys({ config, log: createLogger(config, destination), intervalMs: 20 });
+  const keys = createApiKeys({
+    config,
+    log: createLogger(config, destination),
+    connectors: quietConnectors(),
+    intervalMs: 20,
+  });
   onTestFinished(() => keys.close());
   const events = () => lines.map((line) => JSON.parse(line) as Record<string, unknown>);
   return { keys, events, said: (event: string) => events().filter((each) => each.event === event).length };

@@ -37,6 +37,31 @@ const tools: readonly Tool[] = [
     role: "reader",
     run: (input) => ({ text: input.text }),
   }),
+  // With a key the second time another answer, and other arguments with the same one are refused.
+  defineTool({
+    name: "does",
+    title: "Do",
+    description: "Does something.",
+    input: z.object({ text: z.string().optional() }),
+    output: z.object({ text: z.string() }),
+    annotations: { ...annotations, readOnlyHint: false },
+    role: "reader",
+    run({ text = "" }) {
+      if (text === "fail") throw new ToolFailure("Not like this.");
+      return { text };
+    },
+  }),
+  defineTool({
+    name: "recalls",
+    title: "Recall",
+    description: "Says it again, of what is kept.",
+    input: z.object({ text: z.string() }),
+    output: z.object({ text: z.string() }),
+    annotations,
+    role: "reader",
+    cacheSeconds: 60,
+    run: ({ text }) => ({ text }),
+  }),
   raw("says", async (args, { client, caller, signal }) => {
     await client.log("debug", { args });
     await client.progress({ progress: 1, message: "one" });
@@ -127,6 +152,10 @@ const sound: fc.Arbitrary<Message> = fc
     args: fc.option(
       fc.oneof(
         fc.record({ text: fc.string() }),
+        fc.record({
+          text: fc.constantFrom("a", "b", "fail"),
+          idempotency_key: fc.constantFrom<unknown>("1", "2", "3", "not a key", 4),
+        }),
         fc.record({
           operation: fc.constantFrom("read", "write", "delete", "list"),
           path: fc.constantFrom("docs/a", "docs/../a", "b", "."),
@@ -411,7 +440,20 @@ test("each role has lists of its own on both ways, and they stay its own", async
     return (body.result.tools ?? body.result.prompts ?? []).map(({ name }) => name);
   };
   const expected = {
-    reader: ["echo", "says", "long", "empty", "annotated", "wrong", "fails", "breaks", "asks", "file_operation"],
+    reader: [
+      "echo",
+      "does",
+      "recalls",
+      "says",
+      "long",
+      "empty",
+      "annotated",
+      "wrong",
+      "fails",
+      "breaks",
+      "asks",
+      "file_operation",
+    ],
     operator: tools.map(({ name }) => name).filter((name) => name !== "admins"),
     admin: tools.map(({ name }) => name),
   };

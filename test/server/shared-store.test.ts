@@ -74,11 +74,21 @@ describe.each(subjects)("the store in %s", (_name, make) => {
     expect(await store.take(newKey())).toBeUndefined();
   });
 
+  test("gives a value as often as it is asked for, until somebody takes it", async () => {
+    const { store } = await make();
+    const key = newKey();
+    await store.put(key, "value", 30);
+    expect(await Promise.all([store.get(key), store.get(key)])).toEqual(["value", "value"]);
+    await store.take(key);
+    expect(await store.get(key)).toBeUndefined();
+  });
+
   test("forgets a value when its time is over", async () => {
     const { store, pass } = await make();
     const key = newKey();
     await store.put(key, "brief", 0.02);
     await pass(40);
+    expect(await store.get(key)).toBeUndefined();
     expect(await store.take(key)).toBeUndefined();
   });
 

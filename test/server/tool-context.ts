@@ -1,13 +1,21 @@
 import { pino } from "pino";
 import { LOCAL_CALLER } from "../../server/auth/authenticate.ts";
 import { type CommandLimits, commandLimits, parseEnvironment } from "../../server/config.ts";
+import type { CallGate } from "../../server/mcp/call-gate.ts";
+import { createIdempotentCalls } from "../../server/mcp/idempotent-calls.ts";
+import { createResultCache } from "../../server/mcp/result-cache.ts";
+import { createToolCalls, type ToolCallsOptions } from "../../server/mcp/tool-calls.ts";
+import { createMetrics } from "../../server/observability/metrics.ts";
 import { type CommandRunner, type CommandRunnerOptions, createCommandRunner } from "../../server/services/commands.ts";
+import { createMemoryIdempotency } from "../../server/services/idempotency-memory.ts";
 import { createIsolation, type Isolation, type IsolationOptions } from "../../server/services/isolation.ts";
 import type { Jobs } from "../../server/services/jobs/jobs.ts";
 import { createRuntime } from "../../server/services/runtime.ts";
+import { createMemoryStore } from "../../server/services/shared-store-memory.ts";
 import type { Workspace } from "../../server/services/workspace.ts";
 import type { ClientChannel } from "../../server/tools/client-channel.ts";
 import type { ToolContext } from "../../server/tools/define-tool.ts";
+import { quietConnectors } from "./quiet-connectors.ts";
 
 /** A client that can do nothing and wants to hear nothing. */
 export const SILENT_CLIENT: ClientChannel = {
@@ -31,12 +39,29 @@ export function contextWith(parts: Partial<ToolContext> & { workspace: Workspace
     runtime: createRuntime("test", "1.0.0"),
     jobs: NO_JOBS,
     resultLimit: 1024 * 1024,
+    connectors: quietConnectors(),
     caller: LOCAL_CALLER,
     signal: new AbortController().signal,
     log: pino({ level: "silent" }),
     client: SILENT_CLIENT,
     ...parts,
   };
+}
+
+/** What carries out calls behind that gate, with what is remembered of them in memory. */
+export function toolCallsBehind(
+  gate: CallGate,
+  parts: Partial<Omit<ToolCallsOptions, "gate">> = {},
+): ReturnType<typeof createToolCalls> {
+  const { metrics = createMetrics([]), log = pino({ level: "silent" }) } = parts;
+  return createToolCalls({
+    gate,
+    metrics,
+    log,
+    idempotentCalls: createIdempotentCalls({ store: createMemoryIdempotency(), metrics, log }),
+    resultCache: createResultCache({ store: createMemoryStore(), metrics }),
+    ...parts,
+  });
 }
 
 /** Limits of every role: the defaults but for `limits`. */

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { LogsIngestionClient } from "@azure/monitor-ingestion";
+import type { WatchedConnector } from "../../services/resilience.ts";
 import { type Entry, joined, type Loss, type Sink, type SinkReports } from "./sink.ts";
 
 /** The stream of the data collection rule, with the columns of {@link Row}. */
@@ -41,6 +42,11 @@ export interface IngestionOptions {
   /** Immutable id of the data collection rule: `dcr-` and 32 hex digits. */
   readonly rule: string;
   readonly retryMs?: number;
+  /**
+   * Told of each upload. Time-out, retries and the pauses between them are the sink's own, and one upload at a time is its
+   * bulkhead: lines wait in its queue, and nobody for them.
+   */
+  readonly connector?: WatchedConnector | undefined;
 }
 
 /** The Logs Ingestion API with this pod's workload identity, or what else DefaultAzureCredential finds. */
@@ -61,7 +67,7 @@ export async function connectIngestion(endpoint: string): Promise<Uploads> {
  * Source: "Logs Ingestion API in Azure Monitor" and its service limits (1 MB a call, 429 with Retry-After).
  */
 export function createIngestionSink(
-  { connect, rule, retryMs = FIRST_RETRY_MS }: IngestionOptions,
+  { connect, rule, retryMs = FIRST_RETRY_MS, connector }: IngestionOptions,
   reports: SinkReports,
 ): Sink {
   const queue: Entry[] = [];
@@ -118,6 +124,7 @@ export function createIngestionSink(
 
   /** Undefined when the service has all of it, else why not. */
   const upload = async (batch: readonly Entry[]): Promise<unknown> => {
+    connector?.requested();
     try {
       client ??= connect().catch((error) => {
         client = undefined;
@@ -125,8 +132,10 @@ export function createIngestionSink(
       });
       const rows: Row[] = batch.map(({ time, text }) => ({ TimeGenerated: time, Line: text }));
       await (await client).upload(rule, INGESTION_STREAM, rows, { abortSignal: AbortSignal.timeout(UPLOAD_MS) });
+      connector?.answered();
       return undefined;
     } catch (error) {
+      connector?.failed(reasonOf(error));
       return error ?? new Error("unknown");
     }
   };

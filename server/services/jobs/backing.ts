@@ -1,11 +1,12 @@
 import type { Config } from "../../config.ts";
+import { type Connectors, resilientQueue, resilientStore } from "../resilience.ts";
 import type { JobBacking } from "./jobs.ts";
 
 /**
  * Opens what jobs are brought by and kept in: Service Bus and Azure storage where the configuration names them, this
  * process's memory elsewhere. Loaded here and not before; Azure's own packages come with the first request.
  */
-export async function openBacking(config: Config): Promise<JobBacking> {
+export async function openBacking(config: Config, connectors: Connectors): Promise<JobBacking> {
   const {
     SERVICE_BUS_NAMESPACE: namespace,
     SERVICE_BUS_QUEUE: queue,
@@ -37,8 +38,10 @@ export async function openBacking(config: Config): Promise<JobBacking> {
     import("./queue-service-bus.ts"),
     import("./store-azure.ts"),
   ]);
+  const bus = createServiceBusQueue({ host: namespace, queue, orderedQueue, credential: auth });
+  const store = createAzureStore({ tableEndpoint, table, blobEndpoint, container, auth });
   return {
-    queue: createServiceBusQueue({ host: namespace, queue, orderedQueue, credential: auth }),
-    store: createAzureStore({ tableEndpoint, table, blobEndpoint, container, auth }),
+    queue: resilientQueue(bus, connectors.of("service-bus")),
+    store: resilientStore(store, { tables: connectors.of("tables"), blobs: connectors.of("blobs") }),
   };
 }
