@@ -13,11 +13,11 @@ import { bodyOf, copyOf } from "./service-bus-message.ts";
 const WAIT_MS = 60_000;
 /** A session was given to us because it has messages: they come at once, or they are gone. */
 const SESSION_WAIT_MS = 1000;
-const SESSION_NEXT_WAIT_MS = 5;
+const SESSION_NEXT_WAIT_MS = 1;
 /** So long one session is received from, if it goes on, before others get their turn. */
 const SESSION_TURN_MS = 1000;
-/** So long a slot that comes from one of the queues is left to the other, if that has anything. */
-const OTHER_TURN_MS = 100;
+/** So long a slot is kept for a session that had to be given back for want of one. */
+const SESSION_TURN_WAIT_MS = 100;
 /** Sessions that are held for a retry: each is a link that is renewed. */
 const MOST_HELD = 100;
 /** After what the broker could not do. Doubles, up to the last. */
@@ -93,22 +93,21 @@ export function receiveFromServiceBus(source: Source): Receiving {
     if (stopped()) return {};
     const slot = new Waiting();
     waiting.add(slot);
-    const turn = setTimeout(() => makeLendable(slot), fromSession ? OTHER_TURN_MS : 0);
     try {
-      const message = await takeOne(receiver, slot.signal);
+      // The other queue's turn: what it has comes before the next session.
+      let message = fromSession ? await takeNow(receiver) : undefined;
+      if (message === undefined) {
+        slot.lendable = true;
+        acceptSessions();
+        message = await takeOne(receiver, slot.signal);
+      }
       if (message !== undefined && stopped()) await receiver.abandonMessage(message);
       else if (message !== undefined) return { message };
       return stopped() ? {} : { session: slot.accept() };
     } finally {
-      clearTimeout(turn);
       slot.refuse();
       waiting.delete(slot);
     }
-  }
-
-  function makeLendable(slot: Waiting): void {
-    slot.lendable = true;
-    acceptSessions();
   }
 
   async function run(receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage): Promise<void> {
@@ -240,7 +239,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
         reservations.delete(reserve);
         resolve(session);
       };
-      const timer = setTimeout(reserve, OTHER_TURN_MS);
+      const timer = setTimeout(reserve, SESSION_TURN_WAIT_MS);
       reservations.add(reserve);
       acceptSessions();
     });
@@ -332,9 +331,14 @@ async function takeOne(
     // The client stops listening, and leaves the credit with the broker: what it sent would be lost until its lock ran
     // out. A receive that is over at once takes the credit back, with what came; the client comes from the one to the
     // other in one turn of the event loop, so that nothing arrives in between.
-    const [message] = await receiver.receiveMessages(1, { maxWaitTimeInMs: 1 });
-    return message;
+    return takeNow(receiver);
   }
+}
+
+/** A message that is there. */
+async function takeNow(receiver: ServiceBusReceiver): Promise<ServiceBusReceivedMessage | undefined> {
+  const [message] = await receiver.receiveMessages(1, { maxWaitTimeInMs: 1 });
+  return message;
 }
 
 class ServiceBusDelivery implements Delivery {

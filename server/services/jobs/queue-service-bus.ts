@@ -27,8 +27,11 @@ export interface ServiceBusPlace {
  */
 const RETRIES = { maxRetries: 2, retryDelayInMs: 500, timeoutInMs: 5000 };
 
-/** The time-out is how long a request for a session is left with the broker, before it is made again. */
-const SESSION_RETRIES = { ...RETRIES, timeoutInMs: 60_000 };
+/**
+ * The time-out is how long a request for a session is left with the broker, before it is made again. Less than the minute
+ * after which the client would take it for lost.
+ */
+const SESSION_RETRIES = { ...RETRIES, timeoutInMs: 50_000 };
 
 const CHECK_TIMEOUT_MS = 5000;
 
