@@ -551,6 +551,19 @@ describe.concurrent("jobs in Azure storage, when it fails", () => {
     expect(found(await store.read(refOf(before.job))).job).toEqual(rival.job);
   });
 
+  test("are not swept when an operator has them run again at that moment", async (context) => {
+    const { store, proxy, table } = await behindProxy(context);
+    const operator = azureStore(table);
+    const dead = await happen(store, await inserted(store), { type: "dead-lettered", reason: "It broke.", at });
+    await store.putContent(refOf(dead.job), "arguments", "l".repeat(40_000));
+    const replay = () => happen(operator, dead, { type: "replayed", by: "operator", deadline: at, at });
+    failing(proxy, ({ method, path }) => (method === "DELETE" && path.includes("owner-") ? replay() : undefined));
+    expect(await store.sweep(-2000)).toBe(0);
+    expect(found(await store.read(refOf(dead.job))).job.state).toBe("queued");
+    expect(await told(store, refOf(dead.job))).toEqual(["submitted", "dead-lettered", "replayed"]);
+    expect(await store.content(refOf(dead.job), "arguments")).toHaveLength(40_000);
+  });
+
   test("owe no message when their submission came to nothing, and one when only its answer did", async (context) => {
     const { store, proxy } = await behindProxy(context);
     const nothing = newJob();
@@ -691,33 +704,33 @@ describe("the store's clock", () => {
 
   test("is right to a second after each answer, however long that took, and whatever the drift", () => {
     const answers = fc.array(
-      fc.record({
-        pause: fc.nat(100_000),
-        there: fc.nat(200),
-        back: fc.nat(200),
-        drift: fc.integer({ min: -300, max: 300 }),
-      }),
-      { minLength: 1, maxLength: 50 },
+      fc.record({ pause: fc.integer({ min: 1000, max: 100_000 }), there: fc.nat(200), back: fc.nat(200) }),
+      { minLength: 1, maxLength: 50, size: "max" },
     );
     fc.assert(
-      fc.property(answers, fc.integer({ min: 0, max: 4e12 }), (all, start) => {
-        let mine = 0;
-        let theirs = start;
-        const clock = createServiceClock(() => mine);
-        for (const { pause, there, back, drift } of all) {
-          mine += pause;
-          theirs += Math.max(0, pause + drift);
-          const sentAt = mine;
-          mine += there + back;
-          theirs += there;
-          const date = new Date(theirs).toUTCString();
-          theirs += back;
-          clock.answered(date, sentAt, mine);
-          // No more than the header leaves out, and the way.
-          expect(theirs - clock.now()).toBeLessThanOrEqual(1000 + back + 1);
-          expect(clock.now() - theirs).toBeLessThanOrEqual(1000 + there + 1);
-        }
-      }),
+      fc.property(
+        answers,
+        fc.integer({ min: 0, max: 4e12 }),
+        fc.integer({ min: -300, max: 300 }),
+        (all, start, drift) => {
+          let mine = 0;
+          let theirs = start;
+          const clock = createServiceClock(() => mine);
+          for (const { pause, there, back } of all) {
+            mine += pause;
+            theirs += pause + drift;
+            const sentAt = mine;
+            mine += there + back;
+            theirs += there;
+            const date = new Date(theirs).toUTCString();
+            theirs += back;
+            clock.answered(date, sentAt, mine);
+            // No more than the header leaves out, and the way.
+            expect(theirs - clock.now()).toBeLessThanOrEqual(1000 + back + 1);
+            expect(clock.now() - theirs).toBeLessThanOrEqual(1000 + there + 1);
+          }
+        },
+      ),
     );
   });
 });
