@@ -61,6 +61,9 @@ export const owedKey = ({ partition, id }: JobRef) => ({
 });
 export const blobName = ({ partition, id }: JobRef, name: string) => `${partition}/${id}/${name}`;
 
+/** The id in a key of that kind. */
+export const idIn = (kind: string, rowKey: string) => rowKey.slice(kind.length).split("-", 1)[0] ?? "";
+
 /** Row keys after `from` and before `to`. */
 export interface KeyRange {
   readonly from: string;
@@ -137,12 +140,17 @@ const json = <T extends z.ZodType>(schema: T) =>
 // Loose: what a newer server keeps in a job goes on being kept when an older one writes it.
 const JobRow = z.object({ job: json(JobSchema.loose()) });
 /** What is known of a row whatever has become of the job in it. */
-export const RowVersion = z.object({ version: z.number().int().catch(0), write: z.string().catch("") });
+const RowVersion = z.object({ version: z.number().int().catch(0) });
 export const EventRow = z.object({ seq: z.number().int(), event: json(JobEventSchema) });
 
 export const KeyRow = z.object({ id: z.string() });
 export const OwedRow = z.object({ partition: z.string(), id: z.string() });
 export const ContentRow = z.object({ short: z.boolean(), text: z.string(), blob: z.string().optional() });
+
+/** Version of the job in a row, 0 when there is none to be seen. */
+export function versionIn(row: unknown): number {
+  return RowVersion.parse(row).version;
+}
 
 /** The job in a row; undefined when it is none. */
 export function jobIn(row: unknown): Job | undefined {
