@@ -1,5 +1,5 @@
 import type { ChildProcess } from "node:child_process";
-import { mkdir } from "node:fs/promises";
+import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import { afterAll, beforeAll, describe, test } from "vitest";
@@ -68,13 +68,15 @@ async function pairOn(queue: string, atEnd: AtEnd): Promise<Pair> {
   await mkdir(workspace);
   const start = (entry: string, env: Record<string, string>): ChildProcess => {
     const child = spawnEntry(entry, { ...environment(queue, workspace), ...env });
-    atEnd(() => void child.kill("SIGKILL"));
+    atEnd(async () => {
+      child.kill("SIGKILL");
+    });
     return child;
   };
   const server = await serverIn(start("main.ts", {}));
   const client = new Client({ name: "test-client", version: "1.0.0" });
   await client.connect(new StreamableHTTPClientTransport(server.url));
-  atEnd(() => client.close());
+  atEnd(async () => await client.close());
   return { workspace, client, worker: (env = {}) => serverIn(start("worker.ts", env), "worker.listening") };
 }
 
@@ -126,7 +128,7 @@ describe.concurrent("a worker in a process of its own", () => {
     expect,
     onTestFinished,
   }) => {
-    const { client, worker } = await pairOn("two", onTestFinished);
+    const { workspace, client, worker } = await pairOn("two", onTestFinished);
     const killed = await worker();
     // The first run waits for ever.
     const command = (name: string) => `echo run >> ${name}; [ $(wc -l < ${name}) -gt 1 ] || sleep 86400`;
@@ -135,6 +137,8 @@ describe.concurrent("a worker in a process of its own", () => {
     for (const { id } of [again, once]) {
       await expect.poll(() => call(client, "get_job", { id })).toMatchObject({ state: "running" });
     }
+    const begun = async () => (await readdir(workspace)).filter((name) => ["again", "once"].includes(name));
+    await expect.poll(begun).toHaveLength(2);
     killed.child.kill("SIGKILL");
     await killed.exited;
     await worker();
