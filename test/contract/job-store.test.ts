@@ -126,6 +126,37 @@ describe.each(subjects)("jobs in %s", (_name, newStore) => {
     expect(listed.flatMap(({ jobs }) => jobs)).toEqual([kept.job]);
   });
 
+  test("with an idempotency key are kept once of each owner, found by it, and forgotten with it", async () => {
+    const store = await newStore();
+    const keyed = (owner: string) => {
+      const { ref, event } = newJob({ owner, at: Date.now() - 60_000 });
+      const named = { ...event, idempotencyKey: "nightly / 1" } as JobEvent;
+      return { ref, event: named, job: jobAfter(undefined, named, ref) };
+    };
+    const rivals = Array.from({ length: 4 }, () => keyed(OWNER));
+    const won = await Promise.all(rivals.map(({ job, event }) => store.insert(job, event)));
+    expect(won.filter((each) => each)).toHaveLength(1);
+    const kept = found(rivals[won.indexOf(true)]);
+    const query = { partition: PARTITION, owner: OWNER, idempotencyKey: "nightly / 1" };
+    expect(await store.find(query)).toEqual(kept.ref);
+    expect(await store.find({ ...query, idempotencyKey: "nightly / 2" })).toBeUndefined();
+    const other = keyed("b".repeat(32));
+    expect(await store.insert(other.job, other.event)).toBe(true);
+    expect(await store.find(query)).toEqual(kept.ref);
+
+    const began = await happen(store, found(await store.read(kept.ref)), started(1));
+    await happen(store, began, {
+      type: "completed",
+      attempt: 1,
+      outcome: "succeeded",
+      at: timeOf(Date.now() - 30_000),
+    });
+    expect(await store.sweep(10_000)).toBe(1);
+    expect(await store.find(query)).toBeUndefined();
+    const again = keyed(OWNER);
+    expect(await store.insert(again.job, again.event)).toBe(true);
+  });
+
   test("are changed by one of many who have read the same, and the log has what that one did", async () => {
     const store = await newStore();
     const { ref } = newJob();

@@ -1,4 +1,4 @@
-import { mkdir } from "node:fs/promises";
+import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import { afterAll, beforeAll, describe, test } from "vitest";
@@ -92,7 +92,7 @@ describe.concurrent("a worker in a process of its own", () => {
     const { client, worker } = await pairOn("one", onTestFinished);
     const early = await submit(client, "echo hello > out; cat out");
     const first = await worker();
-    expect((await fetch(new URL("/health/ready", first.url))).status).toBe(200);
+    await expect.poll(async () => (await fetch(new URL("/health/ready", first.url))).status).toBe(200);
     expect((await fetch(new URL("/mcp", first.url), { method: "POST" })).status).toBe(404);
     expect(await ended(client, early)).toMatchObject({
       state: "succeeded",
@@ -119,7 +119,7 @@ describe.concurrent("a worker in a process of its own", () => {
     expect,
     onTestFinished,
   }) => {
-    const { client, worker } = await pairOn("two", onTestFinished);
+    const { workspace, client, worker } = await pairOn("two", onTestFinished);
     const killed = await worker();
     // The first run waits for ever.
     const command = (name: string) => `echo run >> ${name}; [ $(wc -l < ${name}) -gt 1 ] || sleep 86400`;
@@ -128,6 +128,8 @@ describe.concurrent("a worker in a process of its own", () => {
     for (const { id } of [again, once]) {
       await expect.poll(() => call(client, "get_job", { id })).toMatchObject({ state: "running" });
     }
+    const begun = async () => (await readdir(workspace)).filter((name) => ["again", "once"].includes(name));
+    await expect.poll(begun).toHaveLength(2);
     await killed.stop("SIGKILL");
     await worker();
     expect(await ended(client, again)).toMatchObject({ state: "succeeded", attempts: 2 });

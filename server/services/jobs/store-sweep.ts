@@ -39,8 +39,8 @@ async function removeEnded(
     inParallel(ended.splice(0), async ({ job, etag }) => {
       // The list first: if this is as far as it gets, the job is found here again.
       await table.remove(partition, ownerKey(job.owner, job.id));
-      const key = keyRow(job);
-      if (key !== undefined) await table.remove(partition, key.rowKey);
+      const key = keyRow(job)?.rowKey;
+      if (key !== undefined) await table.remove(partition, key);
       const result = await table.remove(partition, jobKey(job.id), etag);
       if (result === "removed") removed += 1;
       // An operator has it run again.
