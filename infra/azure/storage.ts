@@ -41,7 +41,7 @@ const BLOB_MARGIN_DAYS = 30;
 
 export interface StorageArgs {
   readonly site: Site;
-  readonly settings: Pick<Settings, "workspace" | "cluster" | "jobs">;
+  readonly settings: Pick<Settings, "workspace" | "cluster" | "jobs" | "managementPlanes">;
   readonly network: Pick<Network, "nodeSubnetId" | "privateLink">;
 }
 
@@ -80,8 +80,7 @@ export class Storage extends ComponentResource {
       sku: { name: args.settings.cluster.zones.length > 0 ? "Standard_ZRS" : "Standard_LRS" },
       accessTier: "Hot",
       enableHttpsTrafficOnly: true,
-      // What deletes blobs after their time is one of Azure's trusted services; the rules below would keep it out.
-      bypass: "AzureServices",
+      ...jobAccess(args),
     });
     this.#table = this.#createTable(jobs);
     this.#container = this.#createContainer(jobs);
@@ -109,13 +108,14 @@ export class Storage extends ComponentResource {
    * who reaches the subnet's way in may mount, and nobody else.
    */
   #createWorkspace(): WorkspaceShare {
-    const { site, settings } = this.#args;
+    const { site, settings, network } = this.#args;
     const account = this.#createAccount("wsp", {
       kind: "FileStorage",
       sku: { name: settings.cluster.zones.length > 0 ? "Premium_ZRS" : "Premium_LRS" },
       // NFS has no TLS of its own, and Azure refuses to mount while this is on. Packets stay within the network.
       enableHttpsTrafficOnly: false,
-      bypass: "None",
+      // Who reaches it may mount it. The share itself is created through the management plane.
+      ...nodesAlone(network, "None"),
     });
     const share = new FileShare(
       `${this.#name}-workspace`,
@@ -140,14 +140,9 @@ export class Storage extends ComponentResource {
 
   #createAccount(
     purpose: "job" | "wsp",
-    {
-      bypass,
-      ...args
-    }: Pick<StorageAccountArgs, "kind" | "sku" | "accessTier" | "enableHttpsTrafficOnly"> & {
-      readonly bypass: "None" | "AzureServices";
-    },
+    args: Pick<StorageAccountArgs, "kind" | "sku" | "accessTier" | "enableHttpsTrafficOnly"> & NetworkAccess,
   ): StorageAccount {
-    const { site, network } = this.#args;
+    const { site } = this.#args;
     return new StorageAccount(
       `${this.#name}-${purpose}`,
       {
@@ -157,16 +152,6 @@ export class Storage extends ComponentResource {
         tags: site.tags,
         ...args,
         ...ENTRA_ONLY,
-        // Nobody but the cluster uses the data, in no stack: all that is in here is created through the management plane.
-        publicNetworkAccess: network.privateLink ? "Disabled" : "Enabled",
-        networkRuleSet: {
-          defaultAction: "Deny",
-          bypass,
-          ipRules: [],
-          virtualNetworkRules: network.privateLink
-            ? []
-            : [{ virtualNetworkResourceId: network.nodeSubnetId, action: "Allow" }],
-        },
       },
       { parent: this, protect: site.protect },
     );
@@ -235,4 +220,49 @@ export class Storage extends ComponentResource {
       { parent: this },
     );
   }
+}
+
+type NetworkAccess = Required<Pick<StorageAccountArgs, "publicNetworkAccess" | "networkRuleSet">>;
+type Bypass = "None" | "AzureServices";
+
+/** Nobody but the cluster's nodes: by their subnet, or by private endpoints. */
+function nodesAlone(network: StorageArgs["network"], bypass: Bypass, ranges: readonly string[] = []): NetworkAccess {
+  return {
+    publicNetworkAccess: network.privateLink ? "Disabled" : "Enabled",
+    networkRuleSet: {
+      defaultAction: "Deny",
+      bypass,
+      ipRules: network.privateLink
+        ? []
+        : ranges.flatMap(storageRanges).map((iPAddressOrRange) => ({ action: "Allow", iPAddressOrRange })),
+      virtualNetworkRules: network.privateLink
+        ? []
+        : [{ virtualNetworkResourceId: network.nodeSubnetId, action: "Allow" }],
+    },
+  };
+}
+
+/**
+ * Who reaches the state of jobs: the nodes, and whoever operates the stack (`mcp-aks jobs`), from where the settings say
+ * that it is managed. Being let through is not being let in: every caller still needs a role.
+ */
+function jobAccess({ settings: { managementPlanes }, network }: StorageArgs): NetworkAccess {
+  // What deletes blobs after their time is one of Azure's trusted services; the rules would keep it out.
+  const bypass = "AzureServices";
+  if (network.privateLink || managementPlanes.access !== "public") {
+    return nodesAlone(network, bypass, managementPlanes.access === "ranges" ? managementPlanes.ranges : []);
+  }
+  return {
+    publicNetworkAccess: "Enabled",
+    networkRuleSet: { defaultAction: "Allow", bypass, ipRules: [], virtualNetworkRules: [] },
+  };
+}
+
+/** Storage takes no /31 and no /32 ("Configure Azure Storage firewalls"): one address or two stand by themselves. */
+function storageRanges(range: string): string[] {
+  const [address = "", bits] = range.split("/");
+  if (bits === "32") return [address];
+  if (bits !== "31") return [range];
+  const last = address.lastIndexOf(".") + 1;
+  return [address, `${address.slice(0, last)}${Number(address.slice(last)) + 1}`];
 }

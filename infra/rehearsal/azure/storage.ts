@@ -171,6 +171,14 @@ function checkAccount({ inputs, name, updates }: AzureRequest, azure: FakeAzure)
     );
   }
   checkImmutability(inputs, updates);
+  for (const { iPAddressOrRange } of objectsAt(inputs, "networkRuleSet.ipRules")) {
+    if (/\/3[12]$/.test(String(iPAddressOrRange))) {
+      throw azureError(
+        "InvalidNetworkAcls",
+        `The IP rule '${String(iPAddressOrRange)}' of account ${name} is invalid: prefixes /31 and /32 are not supported; give the addresses.`,
+      );
+    }
+  }
   checkNetworkRules(
     objectsAt(inputs, "networkRuleSet.ipRules").map((rule) => ({ value: rule.iPAddressOrRange })),
     "value",

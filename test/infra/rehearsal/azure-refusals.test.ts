@@ -528,6 +528,16 @@ const REFUSALS: readonly Case[] = [
     ],
   ],
   [
+    "an account open to a range of one address",
+    azure("storage:StorageAccount", {
+      accountName: "stone",
+      kind: "StorageV2",
+      sku: { name: "Standard_LRS" },
+      networkRuleSet: { defaultAction: "Deny", ipRules: [{ action: "Allow", iPAddressOrRange: "20.30.40.50/32" }] },
+    }),
+    "prefixes /31 and /32 are not supported",
+  ],
+  [
     "a container in capitals",
     azure("storage:BlobContainer", { accountName: "stjobs", containerName: "Jobs" }),
     "A container's name has 3 to 63 lower-case letters",
