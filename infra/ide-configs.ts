@@ -32,6 +32,8 @@ export interface IdeTarget {
   readonly headerFile?: string;
   /** Command of the bridge, for clients that need one, up to the URL. Default: {@link BRIDGE}, by npx. */
   readonly bridge?: readonly [string, ...string[]];
+  /** What that bridge is told, after the URL, to have its user log in. Default: nothing, for {@link BRIDGE} does by itself. */
+  readonly bridgeLogin?: readonly string[];
 }
 
 /** The clients, in the order in which they are listed. */
@@ -108,7 +110,7 @@ export function defaultHeaderFile(name: string, home = "~"): string {
 const everywhere = (path: string): Readonly<Record<Platform, string>> => ({ darwin: path, linux: path, win32: path });
 
 /** What the client's facts work from. */
-type Target = Required<Pick<IdeTarget, "name" | "url" | "headerFile" | "bridge">>;
+type Target = Required<Pick<IdeTarget, "name" | "url" | "headerFile" | "bridge" | "bridgeLogin">>;
 
 interface ClientFacts {
   readonly title: string;
@@ -146,8 +148,11 @@ const bridgeByKey = ({ url, headerFile, bridge: [command, ...args] }: Target): J
   command,
   args: [...args, url, "--header-file", headerFile],
 });
-/** mcp-remote logs in by itself: it finds out where from the server, which hands it the client id. */
-const bridgeByLogin = ({ url }: Target): JsonObject => ({ command: "npx", args: ["-y", BRIDGE, url] });
+/** A bridge finds out where to log in from the server, which hands it the client id. */
+const bridgeByLogin = ({ url, bridge: [command, ...args], bridgeLogin }: Target): JsonObject => ({
+  command,
+  args: [...args, url, ...bridgeLogin],
+});
 /** For clients that ask for exactly what they are told: everything, for roles decide, and a way to stay logged in. */
 const wanted = ({ scopes }: Login): string[] => [...scopes, "offline_access"];
 
@@ -355,6 +360,11 @@ export function isClient(value: string): value is Client {
   return Object.hasOwn(FACTS, value);
 }
 
+/** Whether the client reaches the server by a bridge, which it starts as a command. */
+export function isBridged({ content }: Pick<IdeConfig, "content">): boolean {
+  return JSON.stringify(content).includes('"command":');
+}
+
 /** The name by which people know a client. */
 export function clientTitle(client: Client): string {
   return FACTS[client].title;
@@ -368,6 +378,7 @@ export function ideConfig(client: Client, target: IdeTarget): IdeConfig {
     url: target.url,
     headerFile: target.headerFile ?? defaultHeaderFile(target.name),
     bridge: target.bridge ?? ["npx", "-y", BRIDGE],
+    bridgeLogin: target.bridgeLogin ?? [],
   };
   const merge = `Merge this into ${file.project ?? "your user settings file"}.`;
   const who = { client, title, name: target.name, file, format };

@@ -6,6 +6,7 @@ interface Options {
   readonly header: readonly string[];
   readonly headerFile?: string;
   readonly keyEnv?: string;
+  readonly login?: true;
   readonly allowHttp?: true;
   readonly patience: number;
 }
@@ -33,6 +34,7 @@ export function bridgeCommand(terminal: Terminal): Command {
       )
       .option("--header-file <path>", "a file of headers, one a line; read again when the server refuses the key")
       .option("--key-env <name>", "environment variable with the key, sent as Authorization: Bearer <key>")
+      .option("--login", "sign in in the browser when the server asks for it, and stay signed in")
       .option("--allow-http", "send the headers over plain http:// to another machine")
       .option("--patience <seconds>", "how long to try while the server cannot be reached", seconds, PATIENCE_SECONDS)
       .addHelpText(
@@ -41,6 +43,7 @@ export function bridgeCommand(terminal: Terminal): Command {
 Examples, as a client's configuration would have them:
   mcp-aks bridge https://mcp.example.com/mcp --header-file /home/me/.mcp-on-aks/mcp-dev.headers
   mcp-aks bridge https://mcp.example.com/mcp --key-env MCP_DEV_API_KEY
+  mcp-aks bridge https://mcp.example.com/mcp --login
   mcp-aks bridge http://127.0.0.1:8080/mcp`,
       )
       .action((url: string, options: Options) => bridge(endpoint(url), options, terminal))
@@ -48,16 +51,25 @@ Examples, as a client's configuration would have them:
 }
 
 async function bridge(url: URL, options: Options, terminal: Terminal): Promise<void> {
-  const [{ isOpenToOthers, readHeaders }, { createHttpFetch }, { Pump }] = await Promise.all([
-    import("./bridge/headers.ts"),
-    import("./bridge/http-fetch.ts"),
-    import("./bridge/pump.ts"),
-  ]);
+  const [{ isOpenToOthers, readHeaders }, { createSignIn, loginFile }, { createHttpFetch }, { Pump }] =
+    await Promise.all([
+      import("./bridge/headers.ts"),
+      import("./bridge/sign-in.ts"),
+      import("./bridge/http-fetch.ts"),
+      import("./bridge/pump.ts"),
+    ]);
   // A client's log has many servers' lines in it.
   const say = (line: string) => terminal.err(`mcp-aks bridge: ${line}\n`);
   const read = () => readHeaders(options, process.env);
   let headers = await read();
-  if (url.protocol === "http:" && !isLoopback(url.hostname) && Object.keys(headers).length > 0 && !options.allowHttp) {
+  if (options.login && "authorization" in headers) {
+    throw new CliError(
+      "--login and a header Authorization are two ways to be known; leave one of them out.",
+      EXIT.usage,
+    );
+  }
+  const hasSecrets = options.login || Object.keys(headers).length > 0;
+  if (url.protocol === "http:" && !isLoopback(url.hostname) && hasSecrets && !options.allowHttp) {
     throw new CliError(
       `${shown(url)} is plain http on another machine, where everyone on the way can read the headers; ` +
         "use https, or say --allow-http.",
@@ -67,9 +79,11 @@ async function bridge(url: URL, options: Options, terminal: Terminal): Promise<v
   if (options.headerFile !== undefined && (await isOpenToOthers(options.headerFile))) {
     say(`${options.headerFile} can be read by other users of this machine; chmod 600 keeps the key yours.`);
   }
+  const signIn = options.login ? await createSignIn({ url, file: loginFile(url), say }) : undefined;
   const fetch = createHttpFetch({
-    headers: () => headers,
+    headers: () => ({ ...headers, ...signIn?.headers() }),
     async refreshHeaders() {
+      if (signIn !== undefined) return signIn.refresh();
       // A file that is being written cannot be read for a moment; the key that was refused then stays refused.
       const fresh = await read().catch(() => headers);
       const changed = JSON.stringify(fresh) !== JSON.stringify(headers);

@@ -7,6 +7,7 @@ import {
   defaultHeaderFile,
   type IdeConfig,
   ideConfig,
+  isBridged,
   isClient,
 } from "../ide-configs.ts";
 import { CHECKOUT, didYouMean, knownStack } from "./checkout.ts";
@@ -81,9 +82,9 @@ async function connect(client: Client, options: Options, terminal: Terminal): Pr
     login: source.login,
     ...(byKey && { byKey }),
     headerFile,
-    ...(options.bridge === "local" && { bridge: LOCAL_BRIDGE }),
+    ...(options.bridge === "local" && { bridge: LOCAL_BRIDGE, bridgeLogin: ["--login"] }),
   });
-  if (options.bridge !== undefined && config.headerFile === undefined) {
+  if (options.bridge !== undefined && !isBridged(config)) {
     throw new CliError(`${config.title} speaks HTTP itself and needs no bridge; leave out --bridge.`, EXIT.usage);
   }
   const path = fileOf(config, options, machine);
@@ -122,19 +123,14 @@ async function connect(client: Client, options: Options, terminal: Terminal): Pr
  *
  * @throws CliError where the server takes no keys and one is wanted.
  */
-function opensByKey(source: StackSource, { key, bridge }: Options, stack: string): true | undefined {
+function opensByKey(source: StackSource, { key }: Options, stack: string): true | undefined {
   if (key && source.keyCommand === undefined) {
     throw new CliError(
       `Stack ${stack} takes no keys: its mcp:authentication is "entra". Leave out --key to log in, or set it to "entra,api-key".`,
       EXIT.usage,
     );
   }
-  if (key || source.kind === "rehearsal" || !source.login) return true;
-  if (bridge !== "local") return undefined;
-  throw new CliError(
-    "This checkout's own bridge sends a key and does not log in; add --key, or leave out --bridge for mcp-remote, which does.",
-    EXIT.usage,
-  );
+  return key || source.kind === "rehearsal" || !source.login ? true : undefined;
 }
 
 /** By full paths: a client starts it anywhere, and its own Node may be an older one. */

@@ -3,7 +3,7 @@ import type { ClientChannel } from "../tools/client-channel.ts";
 import type { Connection, Exchange } from "./exchange.ts";
 
 /** RFC 5424's, from the least severe. */
-const LEVELS: readonly LoggingLevel[] = [
+export const SEVERITIES = [
   "debug",
   "info",
   "notice",
@@ -12,12 +12,12 @@ const LEVELS: readonly LoggingLevel[] = [
   "critical",
   "alert",
   "emergency",
-];
+] as const satisfies readonly LoggingLevel[];
 
 /** Whether a client of the older protocols is to be told of something that severe. */
 export function wants(connection: Connection | undefined, level: LoggingLevel): boolean {
   const least = connection?.logLevel;
-  return least === undefined || LEVELS.indexOf(level) >= LEVELS.indexOf(least);
+  return least === undefined || SEVERITIES.indexOf(level) >= SEVERITIES.indexOf(least);
 }
 
 /** The client of one exchange, as tools and prompts speak to it. */

@@ -61,6 +61,7 @@ type Incoming = JSONRPCRequest | JSONRPCNotification | JSONRPCAnswer;
 /** `left` is where replicas leave one another answers to questions; absent where they share nothing. */
 export function createOlderHttp(protocol: Protocol, watch: CredentialWatch, left?: LeftAnswers): OlderHttp {
   const memory = createSessionMemory(protocol);
+  const asks = protocol.asks ?? ((method) => ASKING.has(method));
   const awaited = createAwaitedAnswers(left);
   const exchanges = new Set<OlderExchange>();
   /** Where the answer to a request is being made, for who wants to cancel it. */
@@ -141,7 +142,7 @@ export function createOlderHttp(protocol: Protocol, watch: CredentialWatch, left
       }
     };
     await server.connect(exchange);
-    if (session !== undefined && canBeAsked(session) && requests.some(({ method }) => ASKING.has(method))) {
+    if (session !== undefined && canBeAsked(session) && requests.some(({ method }) => asks(method))) {
       await exchange.resume(session);
     }
     exchange.receive(requests);

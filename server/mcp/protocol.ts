@@ -61,6 +61,11 @@ export interface Protocol {
    * everything that can be made once is made before and only registered here.
    */
   server(options?: ServerObjectOptions): Server;
+  /**
+   * Whether the client may be asked for something before that method has its answer, or what it can be asked for matters;
+   * absent: as this server's own tools, prompts and resources have it.
+   */
+  asks?(method: string): boolean;
   /** The check of arguments against headers, for transports that have some. */
   readonly parameterHeaders: ParameterHeaders;
   /**
@@ -124,7 +129,7 @@ const LIST_TTL_MS = 60_000;
 const FILES_TTL_MS = WATCH_INTERVAL_MS;
 
 /** People answer questions; a client that shows one may take its time. */
-const ANSWER_TIMEOUT_MS = 5 * 60_000;
+export const ANSWER_TIMEOUT_MS = 5 * 60_000;
 
 const INSTRUCTIONS =
   "Tools for working in a workspace on this server: run commands, work with files, look at the server itself. " +

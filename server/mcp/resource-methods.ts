@@ -97,7 +97,8 @@ function placeIn(cursor: string): [number, string | undefined] {
   return [Number(place[1]), place[2]];
 }
 
-function remembered(connection: Connection | undefined): Connection {
+/** Where a subscription belongs, which needs a session. */
+export function remembered(connection: Connection | undefined): Connection {
   if (connection !== undefined) return connection;
   throw new ProtocolError(
     ProtocolErrorCode.InvalidRequest,

@@ -8,10 +8,13 @@ import {
   isJSONRPCRequest,
   isJSONRPCResultResponse,
   type JSONRPCMessage,
+  type JSONRPCNotification,
+  type JSONRPCRequest,
   PROTOCOL_VERSION_META_KEY,
   ProtocolError,
   ProtocolErrorCode,
   ReadBuffer,
+  type RequestId,
   SERVER_INFO_META_KEY,
   serializeMessage,
 } from "@modelcontextprotocol/server";
@@ -35,7 +38,26 @@ export interface ServerDescription {
   readonly instructions: string | undefined;
 }
 
+/** The client behind a call, for what the server says to it or asks of it meanwhile. */
+export interface CallClient {
+  /** The session or connection that the call came over. */
+  readonly session: object;
+  /** Asks the client; rejects with a ProtocolError when it cannot, or will not, answer. */
+  ask(method: AskedMethod, params: JsonObject, signal: AbortSignal): Promise<JsonObject>;
+  /** Passes on the parameters of a log message. */
+  log(params: JsonObject): void;
+}
+
+/**
+ * What a server may ask a client for. Not for its roots: they are directories of the client's own machine, and there are
+ * servers that serve whatever directories a client names, which here would be this server's.
+ */
+const ASKED_METHODS = ["elicitation/create", "sampling/createMessage"] as const;
+type AskedMethod = (typeof ASKED_METHODS)[number];
+
 export interface CallOptions {
+  /** Absent where nothing can be said or asked: the call came without a session. */
+  readonly client?: CallClient | undefined;
   /** Aborts when the caller cancels or goes away; the server is told. */
   readonly signal?: AbortSignal;
   /** Gets the progress that the server reports, without the token. */
@@ -71,6 +93,8 @@ export class ChildNotStarted extends Error {
 export interface ChildEvents {
   /** A line that the process wrote to standard error, or to standard output without being a message. */
   said(stream: "stderr" | "stdout", line: string): void;
+  /** A resource that was subscribed to has changed. */
+  updated?(uri: string): void;
 }
 
 /** Time for the first exchange: `npx` and `uvx` may have to download the server first. */
@@ -101,9 +125,14 @@ const Introduction = z.looseObject({
 /**
  * Starts the command and opens the connection.
  *
+ * @param capabilities what its client can be asked for.
  * @throws ChildNotStarted
  */
-export async function startChild(command: ChildCommand, events: ChildEvents): Promise<Child> {
+export async function startChild(
+  command: ChildCommand,
+  events: ChildEvents,
+  capabilities: JsonObject = {},
+): Promise<Child> {
   const process = spawn(command.program, command.args, {
     cwd: command.directory,
     env: { ...command.environment },
@@ -113,7 +142,7 @@ export async function startChild(command: ChildCommand, events: ChildEvents): Pr
   });
   const connection = new Connection(process, events);
   try {
-    const description = await connection.introduce(AbortSignal.timeout(START_TIMEOUT_MS));
+    const description = await connection.introduce(capabilities, AbortSignal.timeout(START_TIMEOUT_MS));
     return Object.assign(connection, { pid: process.pid ?? 0, description });
   } catch (error) {
     connection.killNow();
@@ -127,6 +156,7 @@ interface Pending {
   resolve(result: JsonObject): void;
   reject(error: Error): void;
   readonly onProgress: CallOptions["onProgress"];
+  readonly client: CallClient | undefined;
 }
 
 class Connection {
@@ -134,6 +164,8 @@ class Connection {
   readonly #process: ChildProcess;
   readonly #events: ChildEvents;
   readonly #pending = new Map<number, Pending>();
+  /** Questions of the server's that have no answer yet, by its own ids. */
+  readonly #questions = new Map<RequestId, AbortController>();
   /** The bridge to many callers: their ids and progress tokens are theirs, and these are this connection's. */
   #ids = 0;
   #envelope: JsonObject | undefined;
@@ -170,8 +202,8 @@ class Connection {
   }
 
   /** Opens the connection: as an older client, which nearly every server knows, or else as a newer one. */
-  async introduce(signal: AbortSignal): Promise<ServerDescription> {
-    const older = { protocolVersion: OLDER_VERSION, capabilities: {}, clientInfo: CLIENT_INFO };
+  async introduce(capabilities: JsonObject, signal: AbortSignal): Promise<ServerDescription> {
+    const older = { protocolVersion: OLDER_VERSION, capabilities, clientInfo: CLIENT_INFO };
     try {
       const introduction = Introduction.parse(await this.request("initialize", older, { signal }));
       this.#write({ jsonrpc: "2.0", method: "notifications/initialized" });
@@ -187,7 +219,7 @@ class Connection {
     }
   }
 
-  request(method: string, params: JsonObject, { signal, onProgress }: CallOptions = {}): Promise<JsonObject> {
+  request(method: string, params: JsonObject, { signal, onProgress, client }: CallOptions = {}): Promise<JsonObject> {
     return new Promise((resolve, reject) => {
       if (this.#over !== undefined) return reject(new ChildEnded(`the server process ${this.#over}`));
       if (signal?.aborted) return reject(signal.reason);
@@ -212,6 +244,7 @@ class Connection {
           reject(error);
         },
         onProgress,
+        client,
       });
       this.#write({ jsonrpc: "2.0", id, method, params: this.#paramsOf(params, id) });
     });
@@ -288,18 +321,62 @@ class Connection {
 
   #received(message: JSONRPCMessage): void {
     if (isJSONRPCRequest(message)) {
-      // A connection shared by many requests over HTTP has no client to ask back; none of its capabilities was declared.
-      const error = { code: ProtocolErrorCode.MethodNotFound, message: "Method not found" };
-      this.#write({ jsonrpc: "2.0", id: message.id, ...(message.method === "ping" ? { result: {} } : { error }) });
+      const { id } = message;
+      const answer = message.method === "ping" ? Promise.resolve({}) : this.#ask(message);
+      answer.then(
+        (result) => this.#write({ jsonrpc: "2.0", id, result }),
+        (error: unknown) => this.#write({ jsonrpc: "2.0", id, error: errorOf(error) }),
+      );
     } else if (isJSONRPCNotification(message)) {
-      if (message.method !== "notifications/progress") return;
-      const { progressToken, ...progress } = message.params ?? {};
-      this.#pending.get(Number(progressToken))?.onProgress?.(progress);
+      this.#notified(message);
     } else if (isJSONRPCResultResponse(message)) {
       this.#pending.get(Number(message.id))?.resolve(message.result);
     } else if (isJSONRPCErrorResponse(message)) {
       const { code, message: text, data } = message.error;
       this.#pending.get(Number(message.id))?.reject(new ProtocolError(code, text, data));
+    }
+  }
+
+  #notified({ method, params = {} }: JSONRPCNotification): void {
+    if (method === "notifications/progress") {
+      const { progressToken, ...progress } = params;
+      this.#pending.get(Number(progressToken))?.onProgress?.(progress);
+    } else if (method === "notifications/message") {
+      this.#client()?.log(params);
+    } else if (method === "notifications/resources/updated") {
+      if (typeof params.uri === "string") this.#events.updated?.(params.uri);
+    } else if (method === "notifications/cancelled") {
+      const { data } = z.object({ requestId: z.union([z.string(), z.number()]) }).safeParse(params);
+      if (data !== undefined) this.#questions.get(data.requestId)?.abort();
+    }
+  }
+
+  /**
+   * Whose calls are in progress. The protocol over stdio does not tell which call a question or a log message is about;
+   * while calls over several sessions are in progress it is nobody's, so that nobody is told or asked what is another's.
+   */
+  #client(): CallClient | undefined {
+    const clients = [...this.#pending.values()].map(({ client }) => client);
+    const last = clients.at(-1);
+    return clients.every((client) => client?.session === last?.session) ? last : undefined;
+  }
+
+  async #ask({ id, method, params = {} }: JSONRPCRequest): Promise<JsonObject> {
+    const asked = ASKED_METHODS.find((each) => each === method);
+    if (asked === undefined) throw new ProtocolError(ProtocolErrorCode.MethodNotFound, "Method not found");
+    const client = this.#client();
+    if (client === undefined) {
+      throw new ProtocolError(
+        ProtocolErrorCode.InvalidRequest,
+        "There is no one client to ask: no call is in progress over a session, or calls over several are.",
+      );
+    }
+    const question = new AbortController();
+    this.#questions.set(id, question);
+    try {
+      return await client.ask(asked, params, question.signal);
+    } finally {
+      this.#questions.delete(id);
     }
   }
 
@@ -318,6 +395,15 @@ class Connection {
 function messageOf(error: unknown): string {
   if (error instanceof z.ZodError) return `its first answer is not the protocol's: ${z.prettifyError(error)}`;
   return error instanceof Error ? error.message : String(error);
+}
+
+/** What the server is told of a question that has no answer: the client's own words, where it said some. */
+function errorOf(error: unknown): { code: number; message: string; data?: unknown } {
+  if (!(error instanceof ProtocolError)) {
+    return { code: ProtocolErrorCode.InternalError, message: "The client gave no answer." };
+  }
+  const { code, message, data } = error;
+  return { code, message, ...(data !== undefined && { data }) };
 }
 
 function describe(introduction: z.output<typeof Introduction>): ServerDescription {

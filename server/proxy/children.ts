@@ -1,7 +1,9 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { FastifyBaseLogger } from "fastify";
 import { type Caller, callerKey } from "../tools/define-tool.ts";
-import { type Child, type ChildCommand, ChildNotStarted, startChild } from "./child.ts";
+import { type Child, type ChildCommand, type ChildEvents, ChildNotStarted, startChild } from "./child.ts";
+
+type JsonObject = Record<string, unknown>;
 
 /** No child can be had now. The message is for the caller: it says why, and when to try again. */
 export class NoChild extends Error {
@@ -24,9 +26,16 @@ export interface Children {
   /**
    * Runs `work` with the caller's child, which is started if there is none, and kept from being reaped meanwhile.
    *
+   * @param capabilities what the client can be asked for, for a child that is started for it.
    * @throws NoChild
    */
-  use<T>(caller: Caller, work: (child: Child) => Promise<T>): Promise<T>;
+  use<T>(caller: Caller, work: (child: Child) => Promise<T>, capabilities?: JsonObject): Promise<T>;
+  /**
+   * Subscribes to a resource of the caller's child, and calls `changed` when that says so. It does not keep the child: the
+   * next one that is started for the caller is subscribed to anew, and `changed` called, for nobody saw what happened
+   * between them. Returns how to end it; rejects as the child does.
+   */
+  watch(caller: Caller, uri: string, changed: () => void): Promise<() => void>;
   /** Ends all of them, properly. */
   close(): Promise<void>;
   killAllNow(): void;
@@ -61,6 +70,12 @@ interface Entry {
   reaper: NodeJS.Timeout | undefined;
 }
 
+interface Watcher {
+  changed(): void;
+  /** Whether a child has agreed to it. */
+  begun: boolean;
+}
+
 export function createChildren(
   command: ChildCommand,
   { count: limit, idleMs }: ChildLimits,
@@ -68,12 +83,16 @@ export function createChildren(
   observer: ChildrenObserver,
 ): Children {
   const entries = new Map<string, Entry>();
+  /** Who wants to hear of which resource, by caller. */
+  const watches = new Map<string, Map<string, Set<Watcher>>>();
   const alive = new Set<Child>();
   /** Children whose end was asked for. */
   const stopping = new Set<Child>();
   let closed = false;
 
-  async function start({ subject }: Caller, entry: Entry): Promise<Child> {
+  async function start(caller: Caller, entry: Entry, capabilities: JsonObject): Promise<Child> {
+    const { subject } = caller;
+    const watched = () => watches.get(callerKey(caller)) ?? new Map<string, Set<Watcher>>();
     const wait = entry.notBefore - performance.now();
     if (wait > PATIENCE_MS) {
       const seconds = Math.ceil(wait / 1000);
@@ -90,9 +109,13 @@ export function createChildren(
     };
     let child: Child;
     try {
-      child = await startChild(command, {
+      const events: ChildEvents = {
         said: (stream, line) => log.info({ event: "child.said", subject, stream, line }),
-      });
+        updated: (uri) => {
+          for (const { changed } of watched().get(uri) ?? []) changed();
+        },
+      };
+      child = await startChild(command, events, capabilities);
     } catch (error) {
       failed();
       log.error({ event: "child.not-started", subject, failures: entry.failures, err: error });
@@ -113,6 +136,12 @@ export function createChildren(
       entry.running = undefined;
       entry.child = undefined;
     });
+    for (const [uri, watchers] of watched()) {
+      const begun = [...watchers].filter((watcher) => watcher.begun);
+      // What cannot be watched any more is told once, too: it is another than before.
+      if (begun.length > 0) child.request("resources/subscribe", { uri }).catch(() => {});
+      for (const { changed } of begun) changed();
+    }
     return child;
   }
 
@@ -159,6 +188,33 @@ export function createChildren(
     return entry;
   }
 
+  const use: Children["use"] = async (caller, work, capabilities = {}) => {
+    if (closed) throw new NoChild("This server is shutting down; call again.");
+    const entry = entryOf(caller);
+    clearTimeout(entry.reaper);
+    entry.users++;
+    try {
+      entry.child ??= start(caller, entry, capabilities).catch((error: unknown) => {
+        entry.child = undefined;
+        throw error;
+      });
+      const result = await work(await entry.child);
+      entry.failures = 0;
+      return result;
+    } finally {
+      entry.users--;
+      entry.lastUsed = performance.now();
+      if (entry.users === 0 && !closed) {
+        entry.reaper = setTimeout(() => {
+          // What it remembers of failures is worth keeping for as long as they hold up the next start.
+          if (entry.notBefore < performance.now()) entries.delete(callerKey(caller));
+          log.info({ event: "child.reaped", subject: caller.subject });
+          void stop(entry);
+        }, idleMs).unref();
+      }
+    }
+  };
+
   return {
     get count() {
       return alive.size;
@@ -166,30 +222,31 @@ export function createChildren(
     get running() {
       return [...alive].reduce((sum, { pending }) => sum + pending, 0);
     },
-    async use(caller, work) {
-      if (closed) throw new NoChild("This server is shutting down; call again.");
-      const entry = entryOf(caller);
-      clearTimeout(entry.reaper);
-      entry.users++;
+    use,
+    async watch(caller, uri, changed) {
+      const key = callerKey(caller);
+      const watcher: Watcher = { changed, begun: false };
+      const own = watches.get(key) ?? new Map<string, Set<Watcher>>();
+      watches.set(key, own);
+      const watchers = own.get(uri) ?? new Set();
+      own.set(uri, watchers.add(watcher));
+      const leave = () => {
+        if (!watchers.delete(watcher) || watchers.size > 0) return;
+        own.delete(uri);
+        if (own.size === 0) watches.delete(key);
+        entries
+          .get(key)
+          ?.running?.request("resources/unsubscribe", { uri })
+          .catch(() => {});
+      };
       try {
-        entry.child ??= start(caller, entry).catch((error: unknown) => {
-          entry.child = undefined;
-          throw error;
-        });
-        const result = await work(await entry.child);
-        entry.failures = 0;
-        return result;
-      } finally {
-        entry.users--;
-        entry.lastUsed = performance.now();
-        if (entry.users === 0 && !closed) {
-          entry.reaper = setTimeout(() => {
-            // What it remembers of failures is worth keeping for as long as they hold up the next start.
-            if (entry.notBefore < performance.now()) entries.delete(callerKey(caller));
-            log.info({ event: "child.reaped", subject: caller.subject });
-            void stop(entry);
-          }, idleMs).unref();
-        }
+        // The first change may be told together with the answer, so the watcher is there before.
+        await use(caller, (child) => child.request("resources/subscribe", { uri }));
+        watcher.begun = true;
+        return leave;
+      } catch (error) {
+        leave();
+        throw error;
       }
     },
     async close() {

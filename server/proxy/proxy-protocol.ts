@@ -1,18 +1,32 @@
-import { ProtocolError, ProtocolErrorCode, Server, type ServerContext } from "@modelcontextprotocol/server";
+import {
+  type LoggingLevel,
+  ProtocolError,
+  ProtocolErrorCode,
+  Server,
+  type ServerContext,
+} from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
+import { z } from "zod";
 import { atLeast } from "../auth/roles.ts";
 import type { Role } from "../config.ts";
 import { type CallAudit, type CallLimits, createEntrance, type Entered, NAME_CHARACTERS } from "../mcp/call-gate.ts";
-import { callerOf, type Protocol, traceIdIn } from "../mcp/protocol.ts";
+import { SEVERITIES, wants } from "../mcp/channel.ts";
+import type { Connection } from "../mcp/exchange.ts";
+import { ANSWER_TIMEOUT_MS, callerOf, type Protocol, traceIdIn } from "../mcp/protocol.ts";
+import { remembered } from "../mcp/resource-methods.ts";
 import { assertInScope, scopeForRole } from "../mcp/step-up.ts";
 import { failure, logBroken, logRefusal } from "../mcp/tool-calls.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
 import { digestOf } from "../services/arguments-digest.ts";
 import { type Caller, ToolFailure } from "../tools/define-tool.ts";
-import { ChildEnded, type ServerDescription } from "./child.ts";
+import { type CallClient, type Child, ChildEnded, type ServerDescription } from "./child.ts";
 import { type Children, NoChild } from "./children.ts";
 
 type JsonObject = Record<string, unknown>;
+
+const SUBSCRIBING = /^resources\/(un)?subscribe$/;
+const Subscription = z.object({ uri: z.string() });
+const LogMessage = z.looseObject({ level: z.enum(SEVERITIES), data: z.unknown() });
 
 export interface ProxyProtocolOptions {
   readonly children: Children;
@@ -26,11 +40,11 @@ export interface ProxyProtocolOptions {
   readonly log: FastifyBaseLogger;
 }
 
-/**
- * Methods that set something up in the command for the rest of a session, or ask for what comes unasked. A child is
- * shared by all that its caller does, over whichever connections, so they are not offered.
- */
-const NEED_A_SESSION = /^(logging\/setLevel|resources\/(un)?subscribe|tasks\/.*)$/;
+/** A child without a call is ended, and what a task of its has brought would go with it. */
+const NOT_OFFERED = /^tasks\//;
+
+/** What a client can be asked for; {@link CallClient} says why no more. */
+const ASKABLE = { "elicitation/create": "elicitation", "sampling/createMessage": "sampling" } as const;
 
 /** Nothing is known of what the command's tools do, so whoever uses them must be one who may change things. */
 const ROLE: Role = "operator";
@@ -64,6 +78,7 @@ function toolIn({ name }: JsonObject): string {
 export function createProxyProtocol(options: ProxyProtocolOptions): Protocol {
   const { children, description, limits, audit, metrics, log } = options;
   const tools = new Set(options.tools);
+  const levels = new WeakMap<Child, LoggingLevel>();
   const enter = createEntrance({
     // Whoever calls chooses the name, and what is counted is kept for a while.
     limits: { admit: (caller, tool) => limits.admit(caller, tools.has(tool) ? tool : OTHER) },
@@ -71,29 +86,44 @@ export function createProxyProtocol(options: ProxyProtocolOptions): Protocol {
   });
 
   /** Passes a request to the caller's child, and its answer back. */
-  async function pass(
-    method: string,
-    params: JsonObject,
-    { mcpReq: { _meta: meta, signal, notify } }: ServerContext,
-    caller: Caller,
-  ): Promise<Outcome> {
+  async function pass(method: string, params: JsonObject, { context, caller, client }: Exchange): Promise<Outcome> {
+    const { _meta: meta, signal, notify } = context.mcpReq;
     const progressToken = meta?.progressToken;
     const call = () =>
-      children.use(caller, (child) =>
-        child.request(method, params, {
-          signal,
-          onProgress: (progress) => {
-            if (progressToken === undefined) return;
-            const notification = { ...(progress as { progress: number }), progressToken };
-            void notify({ method: "notifications/progress", params: notification }).catch(() => {});
-          },
-        }),
+      children.use(
+        caller,
+        (child) =>
+          child.request(method, params, {
+            signal,
+            client,
+            onProgress: (progress) => {
+              if (progressToken === undefined) return;
+              const notification = { ...(progress as { progress: number }), progressToken };
+              void notify({ method: "notifications/progress", params: notification }).catch(() => {});
+            },
+          }),
+        client?.capabilities,
       );
     return outcomeOf(call, signal);
   }
 
+  /** Has the child send log messages of that level, where it sends less by now; each session hears of what it wants. */
+  async function setLevel(level: LoggingLevel, { caller, client }: Exchange): Promise<void> {
+    await children.use(
+      caller,
+      async (child) => {
+        const before = levels.get(child);
+        if (before !== undefined && SEVERITIES.indexOf(before) <= SEVERITIES.indexOf(level)) return;
+        await child.request("logging/setLevel", { level });
+        levels.set(child, level);
+      },
+      client?.capabilities,
+    );
+  }
+
   /** The same for a call of a tool, which passes what calls of this server's own tools pass. */
-  async function callTool(params: JsonObject, context: ServerContext, caller: Caller): Promise<Outcome> {
+  async function callTool(params: JsonObject, exchange: Exchange): Promise<Outcome> {
+    const { context, caller } = exchange;
     const tool = toolIn(params);
     const started = performance.now();
     let entered: Entered;
@@ -111,7 +141,7 @@ export function createProxyProtocol(options: ProxyProtocolOptions): Protocol {
       if (!(error instanceof ToolFailure)) throw error;
       return { result: { ...failure(error.message, error.output) }, status: "failed", durationMs };
     }
-    const outcome = await pass("tools/call", params, context, caller);
+    const outcome = await pass("tools/call", params, exchange);
     const { error, status, durationMs } = outcome;
     entered.left({ status, durationMs });
     metrics.toolCalled(tool, status, durationMs / 1000);
@@ -122,19 +152,25 @@ export function createProxyProtocol(options: ProxyProtocolOptions): Protocol {
 
   async function answer(
     { method, params: given }: { method: string; params?: unknown },
-    context: ServerContext,
-    caller: Caller | undefined,
+    exchange: Exchange,
   ): Promise<JsonObject> {
-    if (caller === undefined) throw new Error("A call without a caller reached the proxy.");
+    const { context, caller, connection } = exchange;
     const params = (given ?? {}) as JsonObject;
     assertMayUse(caller, (reason) => {
       if (method !== "tools/call") return;
       audit.decided({ decision: "denied", reason, caller, tool: toolIn(params), traceId: traceIdIn(context) });
     });
-    if (NEED_A_SESSION.test(method)) throw new ProtocolError(ProtocolErrorCode.MethodNotFound, "Method not found");
+    if (NOT_OFFERED.test(method)) throw new ProtocolError(ProtocolErrorCode.MethodNotFound, "Method not found");
+    if (SUBSCRIBING.test(method)) {
+      const { uri } = Subscription.parse(params);
+      const { subscriptions } = remembered(connection);
+      if (method === "resources/subscribe") await subscriptions.add(uri);
+      else subscriptions.remove(uri);
+      return {};
+    }
     const { result, error } = await (method === "tools/call"
-      ? callTool(params, context, caller)
-      : pass(method, params, context, caller));
+      ? callTool(params, exchange)
+      : pass(method, params, exchange));
     if (result !== undefined) return withoutEra(result);
     throw forCaller(error);
   }
@@ -143,21 +179,50 @@ export function createProxyProtocol(options: ProxyProtocolOptions): Protocol {
     // What the children's tools want in headers is known to them alone, and they get no headers to hold it against.
     parameterHeaders: { faultOf: () => undefined },
     stepUp: (caller) => scopeForRole(caller, ROLE),
-    server({ caller } = {}) {
+    // Any of them may start a child, which is told then what its client can be asked for.
+    asks: () => true,
+    server({ caller: everyone, connection } = {}) {
       const { info, capabilities, instructions } = description();
       const server = new Server(info, {
         capabilities: offered(capabilities),
         ...(instructions !== undefined && { instructions }),
       });
-      // The caller of the connection, or over HTTP of the request.
-      server.fallbackRequestHandler = (request, context) =>
-        answer(request, context, caller ?? callerOf(context.http?.authInfo));
+      const exchangeOf = (context: ServerContext): Exchange => {
+        // The caller of the connection, or over HTTP of the request.
+        const caller = everyone ?? callerOf(context.http?.authInfo);
+        if (caller === undefined) throw new Error("A call without a caller reached the proxy.");
+        return { context, caller, connection, client: clientOf(context, server, connection) };
+      };
+      server.fallbackRequestHandler = (request, context) => answer(request, exchangeOf(context));
+      if ("logging" in capabilities) {
+        // In place of the SDK's own, which remembers the level in the server object, gone with the exchange.
+        server.setRequestHandler("logging/setLevel", async ({ params: { level } }, context) => {
+          const exchange = exchangeOf(context);
+          assertMayUse(exchange.caller, () => {});
+          if (connection !== undefined) connection.logLevel = level;
+          await setLevel(level, exchange).catch((error: unknown) => {
+            throw forCaller(error);
+          });
+          return {};
+        });
+      }
       return server;
     },
-    async watch(uri) {
-      throw new ProtocolError(ProtocolErrorCode.InvalidParams, `There is nothing to watch at ${uri}.`, { uri });
+    async watch(uri, caller, changed) {
+      assertMayUse(caller, () => {});
+      return children.watch(caller, uri, changed).catch((error: unknown) => {
+        throw forCaller(error);
+      });
     },
   };
+}
+
+/** One request, and who sends it over what. */
+interface Exchange {
+  readonly context: ServerContext;
+  readonly caller: Caller;
+  readonly connection: Connection | undefined;
+  readonly client: ReturnType<typeof clientOf>;
 }
 
 interface Outcome {
@@ -191,10 +256,40 @@ function forCaller(error: unknown): unknown {
   return error;
 }
 
-/** What can be offered of a server's capabilities where no session is kept and nothing comes unasked. */
+/** What can be offered of a server's capabilities. That lists change is told to nobody, so it is not promised. */
 function offered(capabilities: JsonObject): JsonObject {
-  const names = ["tools", "resources", "prompts", "completions"].filter((name) => name in capabilities);
-  return Object.fromEntries(names.map((name) => [name, {}]));
+  const names = ["tools", "resources", "prompts", "completions", "logging"].filter((name) => name in capabilities);
+  const { success: subscribes } = z.object({ subscribe: z.literal(true) }).safeParse(capabilities.resources);
+  return Object.fromEntries(names.map((name) => [name, name === "resources" && subscribes ? { subscribe: true } : {}]));
+}
+
+/** The client of an exchange, for its child; undefined on the 2026-07-28 protocol, and on older ones without a session. */
+function clientOf(
+  { mcpReq }: ServerContext,
+  server: Server,
+  connection: Connection | undefined,
+): (CallClient & { readonly capabilities: JsonObject }) | undefined {
+  if (connection === undefined || mcpReq.envelope !== undefined) return undefined;
+  const { elicitation, sampling } = server.getClientCapabilities() ?? {};
+  return {
+    session: connection,
+    capabilities: { ...(elicitation && { elicitation }), ...(sampling && { sampling }) },
+    async ask(method, params, signal) {
+      if ((ASKABLE[method] === "elicitation" ? elicitation : sampling) === undefined) {
+        throw new ProtocolError(
+          ProtocolErrorCode.MethodNotFound,
+          `The client of this call does not support ${ASKABLE[method]}.`,
+        );
+      }
+      return mcpReq.send({ method, params }, { signal, timeout: ANSWER_TIMEOUT_MS });
+    },
+    log(params) {
+      const { data } = LogMessage.safeParse(params);
+      if (data !== undefined && wants(connection, data.level)) {
+        void mcpReq.notify({ method: "notifications/message", params: data }).catch(() => {});
+      }
+    },
+  };
 }
 
 /** A result without the word by which the newer era tells kinds of results apart: the SDK's server puts it in anew. */

@@ -118,7 +118,7 @@ describe.each(SDKS)("to a client of SDK %s", (sdk) => {
     const client = await connect(sdk, server);
     expect(client.server).toMatchObject({ name: "older", version: "1.2.3" });
     expect(client.instructions).toBe("Be kind.");
-    expect(client.capabilities).toEqual({ tools: {}, resources: {}, prompts: {}, completions: undefined });
+    expect(client.capabilities).toEqual({ tools: {}, resources: { subscribe: true }, prompts: {}, logging: {} });
     expect(await client.tools()).toContain("echo");
     const counted = async (status: string) =>
       Number((await metric(server, `mcp_tool_calls_total{tool="echo",status="${status}"}`)) ?? 0);
@@ -219,11 +219,122 @@ test.each(["auto", "legacy"] as const)("over WebSocket, too (%s version)", async
   await expect.poll(() => count("cancelled")).toBe(before + 1);
 });
 
-test("what would need the command's own session is not offered, and refused", async () => {
-  const { raw } = await connect("1.x", older());
-  const client = raw as OlderClient;
-  await expect(client.subscribeResource({ uri: "note://one" })).rejects.toThrow(/not found|not support/);
-  await expect(client.setLoggingLevel("debug")).rejects.toThrow(/not found|not support/);
+/** Keys of one test each, for a server that they share: each is a caller of its own, with a process of its own. */
+const OWN_KEYS = Array.from({ length: 16 }, (_, at) => `key-of-test-${at}`);
+const keyed = sharedServer(
+  { AUTH_MODE: "api-key", API_KEY_HASHES: OWN_KEYS.map((key) => `sha256:${hashOf(key)}`).join() },
+  [ENTRY, "--", ...OLDER],
+);
+let used = 0;
+const ownKey = () => OWN_KEYS[used++] ?? "";
+
+/** An older client with a session, whose user and model answer, over HTTP or WebSocket. */
+async function answering(
+  { onTestFinished: atEnd }: Its,
+  { url }: { url: string },
+  over: "HTTP" | "WebSocket",
+  { answers = true, key = "" } = {},
+) {
+  const capabilities = answers ? { elicitation: {}, sampling: {}, roots: {} } : {};
+  const client = new ModernClient(
+    { name: "test-client", version: "1.0.0" },
+    { versionNegotiation: { mode: "legacy" }, capabilities },
+  );
+  const heard: unknown[] = [];
+  if (answers) {
+    client.setRequestHandler("elicitation/create", ({ params: { message } }) => {
+      heard.push(message);
+      return { action: "accept", content: { well: true } };
+    });
+    client.setRequestHandler("sampling/createMessage", () => {
+      return { role: "assistant", model: "test", content: { type: "text", text: "42" } };
+    });
+  }
+  client.setNotificationHandler("notifications/message", ({ params: { level, data } }) => {
+    heard.push(`${level}: ${data}`);
+  });
+  client.setNotificationHandler("notifications/resources/updated", ({ params: { uri } }) => void heard.push(uri));
+  const headers: Record<string, string> = key === "" ? {} : { authorization: `Bearer ${key}` };
+  const transport =
+    over === "HTTP"
+      ? new ModernHttp(new URL(url), { requestInit: { headers } })
+      : new WebSocketClientTransport(websocketUrl(new URL(url)), headers);
+  await client.connect(transport);
+  atEnd(() => client.close());
+  const call = async (name: string) => textOf(await client.callTool({ name, arguments: {} }));
+  return { client, heard, call };
+}
+
+describe.concurrent.each(["HTTP", "WebSocket"] as const)("an older client over %s", (over) => {
+  test("is asked what the command asks, by the call that it asks in", async (its) => {
+    const { expect } = its;
+    const [server, key] = [keyed(), ownKey()];
+    const { client, call, heard } = await answering(its, server, over, { key });
+    // As clients do; it starts the process.
+    await client.listTools();
+    // Its roots are this machine's to nobody.
+    expect(await call("may")).toBe("elicitation,sampling");
+    expect(await call("ask")).toBe('accept {"well":true}');
+    expect(heard).toEqual(["?"]);
+    expect(await call("think")).toBe('{"type":"text","text":"42"}');
+    // A second session of the same caller's, which cannot be asked, on the same process.
+    const mute = await answering(its, server, over, { key, answers: false });
+    expect(await mute.call("ask")).toMatch(/does not support elicitation/);
+    // While both call, a question is nobody's.
+    const waiting = mute.client.callTool({ name: "wait", arguments: {} }).catch(() => {});
+    await expect.poll(() => call("waiting")).toBe("1");
+    expect(await call("ask")).toMatch(/no one client to ask/);
+    expect(heard).toEqual(["?"]);
+    await mute.client.close();
+    await waiting;
+  });
+
+  test("hears what the command logs, from the level on that it wants", async (its) => {
+    const { expect } = its;
+    const [server, key] = [keyed(), ownKey()];
+    const [loud, quiet] = [await answering(its, server, over, { key }), await answering(its, server, over, { key })];
+    await quiet.client.setLoggingLevel("error");
+    await loud.client.setLoggingLevel("debug");
+    for (const { call } of [loud, quiet]) await call("say");
+    await expect.poll(() => loud.heard).toEqual(["debug: debug", "error: error"]);
+    await expect.poll(() => quiet.heard).toEqual(["error: error"]);
+  });
+
+  test("hears of the resources that it subscribed to, from the next process as well", async (its) => {
+    const { expect } = its;
+    const { client, call, heard } = await answering(its, keyed(), over, { key: ownKey() });
+    const other = await answering(its, keyed(), over, { key: ownKey() });
+    const uri = "note://one";
+    await client.subscribeResource({ uri });
+    expect(await call("touch")).toBe(uri);
+    expect(await other.call("touch")).toBe("");
+    await expect.poll(() => heard).toEqual([uri]);
+    await call("die").catch(() => {});
+    // It started anew, and what was changed meanwhile nobody saw.
+    await call("pid");
+    await expect.poll(() => heard).toEqual([uri, uri]);
+    expect(await call("touch")).toBe(uri);
+    await expect.poll(() => heard).toEqual([uri, uri, uri]);
+    await client.unsubscribeResource({ uri });
+    await expect.poll(() => call("touch")).toBe("");
+    expect(other.heard).toEqual([]);
+  });
+});
+
+test("a client of the newest era hears of resources, too, and is not asked", async (its) => {
+  const { raw, call } = await connect("2.x", keyed(), ownKey(), its);
+  const client = raw as ModernClient;
+  const heard: string[] = [];
+  client.setNotificationHandler("notifications/resources/updated", ({ params: { uri } }) => void heard.push(uri));
+  await client.listen({ resourceSubscriptions: ["note://one"] });
+  await expect.poll(() => call("touch")).toBe("note://one");
+  await expect.poll(() => heard).toContain("note://one");
+  expect(await call("ask")).toMatch(/does not support/);
+});
+
+test("a subscription without a session, and one to nothing, are refused", async () => {
+  const { raw } = await connect("1.x", newer());
+  await expect((raw as OlderClient).subscribeResource({ uri: "note://one" })).rejects.toThrow(/not support|not found/i);
 });
 
 // Each has a server of its own, or leaves the shared one to others, and waits for processes most of the time.
@@ -339,7 +450,7 @@ describe.concurrent("a process", () => {
     expect(server.events).not.toContainEqual(expect.objectContaining({ level: "warn" }));
   });
 
-  test("may write what is no message, and asks nobody back", async (its) => {
+  test("may write what is no message", async (its) => {
     const { expect } = its;
     const server = older();
     const client = await connect("2.x", server, undefined, its);

@@ -467,6 +467,7 @@ describe("another server's tools", () => {
     const children = {
       count: 0,
       running: 0,
+      watch: () => Promise.reject(new Error("nothing is watched")),
       use: () => Promise.reject(new Error("A process was asked for.")),
       close: async () => {},
       killAllNow: () => {},

@@ -545,7 +545,7 @@ function reasonOf(error: unknown): string {
   if (!(error instanceof SdkHttpError)) return error instanceof Error ? error.message : String(error);
   switch (error.status) {
     case 401:
-      return "the server does not take the key (HTTP 401); see to the header Authorization in --header, --header-file or --key-env";
+      return "the server does not take the key (HTTP 401); see to the header Authorization in --header, --header-file or --key-env, or sign in by --login";
     case 404:
     case 405:
       return `there is no MCP endpoint at this URL (HTTP ${error.status}); it usually ends in /mcp`;

@@ -99,12 +99,15 @@ describe("connect", () => {
     expect((await run("vscode", "--deployed")).code).toBe(0);
   });
 
-  test("this checkout's bridge does not log in, and says what does", async () => {
+  test("this checkout's bridge logs in where people do, and has the key where that is asked for", async () => {
     await pulumiHasDeployed({ ...outputs, entra });
-    const { code, text } = await run("zed", "--deployed", "--bridge", "local");
-    expect(code).toBe(2);
-    expect(text).toMatch(/does not log in; add --key, or leave out --bridge/);
-    expect((await run("zed", "--deployed", "--bridge", "local", "--key")).code).toBe(0);
+    const { code, stdout } = await run("zed", "--deployed", "--bridge", "local");
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/"bridge",\s+"https:[^"]+\/mcp",\s+"--login"\s/);
+    const keyed = await run("zed", "--deployed", "--bridge", "local", "--key");
+    expect(keyed.stdout).toContain('"--header-file"');
+    expect(keyed.stdout).not.toContain("--login");
+    expect((await run("vscode", "--deployed", "--bridge", "local")).text).toContain("needs no bridge");
   });
 
   test("--write merges into the project's file, and a second time changes nothing", async () => {

@@ -2,6 +2,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
 import { StdioServerTransport } from "@modelcontextprotocol/sdk/server/stdio.js";
+import { SubscribeRequestSchema, UnsubscribeRequestSchema } from "@modelcontextprotocol/sdk/types.js";
 import { z } from "zod";
 
 /* A stdio server of the older era, as most in the world are, with tools that show what a proxy must get right. */
@@ -20,7 +21,7 @@ if (mode === "once") {
 
 const server = new McpServer(
   { name: "older", version: "1.2.3" },
-  { instructions: "Be kind.", capabilities: { logging: {} } },
+  { instructions: "Be kind.", capabilities: { logging: {}, resources: { subscribe: true } } },
 );
 const text = (value: unknown) => ({ content: [{ type: "text" as const, text: String(value) }] });
 let cancelled = 0;
@@ -76,7 +77,39 @@ server.registerTool("steps", steps, async ({ run }, extra) => {
 });
 server.registerTool("ask", { description: "asks the client" }, async () => {
   const schema = { type: "object" as const, properties: {} };
-  return text(await server.server.elicitInput({ message: "?", requestedSchema: schema }).then(String, String));
+  return text(
+    await server.server
+      .elicitInput({ message: "?", requestedSchema: schema })
+      .then(({ action, content }) => `${action} ${JSON.stringify(content)}`, String),
+  );
+});
+server.registerTool("think", { description: "has the client's model think" }, async () => {
+  const messages = [{ role: "user" as const, content: { type: "text" as const, text: "6 * 7" } }];
+  return text(
+    await server.server
+      .createMessage({ messages, maxTokens: 10 })
+      .then(({ content }) => JSON.stringify(content), String),
+  );
+});
+server.registerTool("may", { description: "what the client can be asked for" }, () =>
+  text(Object.keys(server.server.getClientCapabilities() ?? {}).sort()),
+);
+server.registerTool("say", { description: "logs" }, async () => {
+  for (const level of ["debug", "error"] as const) await server.server.sendLoggingMessage({ level, data: level });
+  return text("said");
+});
+const subscribed = new Set<string>();
+server.server.setRequestHandler(SubscribeRequestSchema, ({ params }) => {
+  subscribed.add(params.uri);
+  return {};
+});
+server.server.setRequestHandler(UnsubscribeRequestSchema, ({ params }) => {
+  subscribed.delete(params.uri);
+  return {};
+});
+server.registerTool("touch", { description: "changes the note, and tells who subscribed" }, async () => {
+  for (const uri of subscribed) await server.server.sendResourceUpdated({ uri });
+  return text([...subscribed]);
 });
 server.registerTool("noise", { description: "writes to its output what is no message" }, () => {
   process.stdout.write("ready to serve!\n{}\n");
