@@ -33,6 +33,7 @@ import { resourceSources } from "./resources/index.ts";
 import type { ResourceSource } from "./resources/resource-source.ts";
 import { createCommandRunner } from "./services/commands.ts";
 import { createIsolation, type Isolation } from "./services/isolation.ts";
+import type { Jobs } from "./services/jobs/jobs.ts";
 import { createLeftAnswers, type LeftAnswers } from "./services/left-answers.ts";
 import { createRuntime, type Runtime } from "./services/runtime.ts";
 import type { SharedStore } from "./services/shared-store.ts";
@@ -113,6 +114,7 @@ interface BuildOptions {
   readonly tools?: readonly Tool[];
   readonly prompts?: readonly Prompt[];
   readonly sources?: readonly ResourceSource[];
+  readonly jobs?: Jobs;
   /** Tells who calls in another way than the configuration has it, for tests. */
   readonly authenticate?: Authenticate;
   /** Has the SDK answer every request, for tests. */
@@ -124,6 +126,8 @@ const REQUEST_TIMEOUT_MS = 30_000;
 /** Longer than what stands in front keeps one (60 s, infra/workload/mcp-server.ts): no request meets a closing connection. */
 const KEEP_ALIVE_TIMEOUT_MS = 75_000;
 
+const DAY_MS = 86_400_000;
+
 export async function buildCore({
   config,
   log,
@@ -131,6 +135,7 @@ export async function buildCore({
   tools = allTools,
   prompts = allPrompts,
   sources = resourceSources(createFileWatch()),
+  jobs,
 }: BuildOptions): Promise<Core> {
   const workspaces = await openConfiguredWorkspaces(config, log);
   const isolation = findIsolation(config, workspaces, log);
@@ -147,10 +152,12 @@ export async function buildCore({
       isolation,
     }),
     runtime,
+    jobs,
   };
   const metrics = createMetrics(tools.map((tool) => tool.name));
   const audit = createAudit({ config, log, metrics, version, stream });
   const resultLimit = config.RESULT_LIMIT_BYTES;
+  const jobsKeptMs = config.JOB_RETENTION_DAYS * DAY_MS;
   const shared = createShared(config, metrics, log);
   const gate = createCallGate({
     tools,
@@ -159,7 +166,7 @@ export async function buildCore({
     limits: shared.limits,
     audit,
   });
-  const protocol = createProtocol({ tools, gate, prompts, sources, services, metrics, log, resultLimit });
+  const protocol = createProtocol({ tools, gate, prompts, sources, services, metrics, log, resultLimit, jobsKeptMs });
   return { services, metrics, audit, protocol, shared };
 }
 

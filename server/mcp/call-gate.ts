@@ -40,6 +40,8 @@ export interface CallGate {
   unknown(caller: Caller, name: string, traceId?: string): ProtocolError;
   /** Lets a call begin, or throws what its caller is told: a {@link CallRefused} or a {@link ProtocolError}. */
   enter(call: Entering): Entered | Promise<Entered>;
+  /** Lets a request begin that is about a call made before, which was decided on then: limits and record are left. */
+  readonly enterMethod: ReturnType<typeof createEntrance>;
   /** The scope that the caller's token lacks for that call; undefined when it lacks none, or a scope would not help. */
   scopeFor(caller: Caller, name: string, args: unknown): string | undefined;
 }
@@ -181,6 +183,7 @@ export function createCallGate({ tools, policy, facetContext, limits, audit }: C
         safeArguments: safeArguments(tool, args, facetContext),
       }));
     },
+    enterMethod: enter,
     scopeFor(caller, name, args) {
       const tool = known[caller.role].get(name);
       return tool && scopeIn(access, caller, tool, args);

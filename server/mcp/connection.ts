@@ -34,9 +34,9 @@ export function serveConnection({ protocol, transport, caller, onerror }: Connec
   const connection: Connection = { logLevel: undefined, subscriptions: new Subscriptions(watch, updated) };
 
   const handle = serveStdio(
-    () => {
+    ({ era }) => {
       // A client may try one version and go on with another; it then has another server object.
-      server = protocol.server({ caller, connection });
+      server = protocol.server({ caller, connection, newer: era === "modern" });
       return server;
     },
     { transport, onerror },

@@ -37,7 +37,7 @@ export function createListenStreams(protocol: Protocol): ListenStreams {
         );
       }
       const bus = busOf(protocol, caller, urisIn(request.body));
-      const handler = createMcpHandler(() => protocol.server({ caller }), { legacy: "reject", bus });
+      const handler = createMcpHandler(() => protocol.server({ caller, newer: true }), { legacy: "reject", bus });
       open.add(handler);
       reply.raw.once("close", () => {
         open.delete(handler);

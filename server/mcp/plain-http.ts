@@ -95,6 +95,7 @@ export function createPlainHttp({
         return true;
       }
       if (!direct.hasTool(caller, call.tool)) return false;
+      if (modern && direct.becomesTask(caller, call.tool, call.args, plain.capabilities)) return false;
       const common = modern ? fixed.common : undefined;
       if (modern && (common === undefined || protocol.parameterHeaders.faultOf(body, headers, caller) !== undefined))
         return false;

@@ -1,10 +1,11 @@
 import {
   type AuthInfo,
   type CallToolResult,
+  type ClientCapabilities,
   type InputRequiredResult,
   ProtocolError,
   ProtocolErrorCode,
-  Server,
+  type Server,
   type ServerContext,
   type ServerOptions,
 } from "@modelcontextprotocol/server";
@@ -23,6 +24,9 @@ import { createParameterHeaders, type ParameterHeaders } from "./parameter-heade
 import { promptMethods } from "./prompt-methods.ts";
 import { resourceMethods } from "./resource-methods.ts";
 import { createStepUp } from "./step-up.ts";
+import { TASKS_EXTENSION } from "./task-forms.ts";
+import { taskMethods } from "./task-methods.ts";
+import { TaskServer } from "./task-server.ts";
 import { toolMethods } from "./tool-methods.ts";
 
 export interface ProtocolOptions {
@@ -36,6 +40,8 @@ export interface ProtocolOptions {
   readonly log: FastifyBaseLogger;
   /** Bytes of a tool's result in one answer. */
   readonly resultLimit: number;
+  /** How long jobs are kept after their end. Milliseconds. */
+  readonly jobsKeptMs: number;
 }
 
 interface ServerObjectOptions {
@@ -44,12 +50,16 @@ interface ServerObjectOptions {
   readonly connection?: Connection | undefined;
   /** The one method that is going to be asked for, where that is known. */
   readonly method?: string | undefined;
+  /** Whether it speaks the 2026-07-28 protocol, and not an older one. */
+  readonly newer?: boolean | undefined;
 }
 
 /** Tools without the SDK around them. What has no parameters and never changes is the same for all callers of a role. */
 export interface DirectCalls {
   /** Whether there is such a tool for the caller. */
   hasTool(caller: Caller, name: string): boolean;
+  /** Whether a call by a client of the 2026-07-28 protocol becomes a task, in place of being run at once. */
+  becomesTask(caller: Caller, tool: string, args: unknown, capabilities: ClientCapabilities | undefined): boolean;
   /** Passes the gate, runs a tool and counts the call, as `tools/call` does. */
   call(tool: string, args: unknown, context: ToolContext): Ran;
   /** What everything that is run for a caller stands on. */
@@ -135,12 +145,15 @@ const INSTRUCTIONS =
 
 /** Serves the protocol's methods, of every era and over every transport, by the SDK's low-level `Server`. */
 export function createProtocol(options: ProtocolOptions): Protocol {
-  const { tools, gate, prompts, sources, services, metrics, log, resultLimit } = options;
-  const calling = toolMethods({ gate, metrics, log, resultLimit });
+  const { tools, gate, prompts, sources, services, metrics, log, resultLimit, jobsKeptMs } = options;
+  const { jobs } = services;
+  const tasks = jobs && taskMethods({ jobs, gate, metrics, log, keptMs: jobsKeptMs });
+  const calling = toolMethods({ gate, metrics, log, resultLimit, tasks });
   const prompting = promptMethods(prompts);
   const reading = resourceMethods(sources);
   const methods: readonly Answering[] = [
     ...calling.methods,
+    ...(tasks?.methods ?? []),
     ...prompting.methods,
     ...reading.methods,
     ...completionMethods(prompts, sources),
@@ -154,9 +167,10 @@ export function createProtocol(options: ProtocolOptions): Protocol {
   const { name, version } = services.runtime;
   const info = { name, version, title: "MCP on AKS", icons: icons.server };
   const unchanging = { ttlMs: LIST_TTL_MS, cacheScope: "private" } as const;
-  const serverOptions: ServerOptions = {
-    // The lists of tools and prompts change with a deployment, and no stream lives through one: nothing to tell.
-    capabilities: { tools: {}, prompts: {}, resources: { subscribe: true }, completions: {}, logging: {} },
+  // The lists of tools and prompts change with a deployment, and no stream lives through one: nothing to tell.
+  const capabilities = { tools: {}, prompts: {}, resources: { subscribe: true }, completions: {}, logging: {} };
+  const newerOptions: ServerOptions = {
+    capabilities,
     instructions: INSTRUCTIONS,
     cacheHints: {
       "tools/list": unchanging,
@@ -168,6 +182,11 @@ export function createProtocol(options: ProtocolOptions): Protocol {
     },
     inputRequired: { roundTimeoutMs: ANSWER_TIMEOUT_MS },
   };
+  const olderOptions: ServerOptions = { ...newerOptions };
+  if (tasks !== undefined) {
+    newerOptions.capabilities = { ...capabilities, extensions: { [TASKS_EXTENSION]: {} } };
+    olderOptions.capabilities = { ...capabilities, tasks: { list: {}, cancel: {}, requests: { tools: { call: {} } } } };
+  }
 
   const { workspaces, ...shared } = services;
   const contextOf: DirectCalls["contextOf"] = async (caller) => {
@@ -184,9 +203,9 @@ export function createProtocol(options: ProtocolOptions): Protocol {
         ["resources/subscribe", reading.scopeFor],
       ]),
     ),
-    direct: { hasTool: calling.has, call: calling.call, contextOf },
-    server({ caller: everyone, connection, method } = {}) {
-      const server = new Server(info, serverOptions);
+    direct: { hasTool: calling.has, becomesTask: calling.becomesTask, call: calling.call, contextOf },
+    server({ caller: everyone, connection, method, newer = false } = {}) {
+      const server = new TaskServer(info, newer ? newerOptions : olderOptions);
       const exchangeOf = (context: ServerContext): Exchange => {
         const authInfo = context.http?.authInfo;
         const caller = everyone ?? callerOf(authInfo);
@@ -194,7 +213,7 @@ export function createProtocol(options: ProtocolOptions): Protocol {
         const { signal } = context.mcpReq;
         const call = async () => ({ ...(await contextOf(caller)), signal, traceId: traceIdIn(context) });
         const ran = () => takeRan(authInfo);
-        return { caller, call, context, server, connection, ran };
+        return { caller, call, traceId: () => traceIdIn(context), context, server, connection, ran };
       };
       const one = method === undefined ? undefined : byMethod.get(method);
       for (const each of one === undefined ? methods : [one]) each.register(server, exchangeOf);

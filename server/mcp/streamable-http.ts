@@ -72,7 +72,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
 
   const calls = createMcpHandler(
     // The header is required, and the SDK has found it to name the body's method by then.
-    ({ requestInfo }) => protocol.server({ method: requestInfo?.headers.get("mcp-method") ?? undefined }),
+    ({ requestInfo }) => protocol.server({ method: requestInfo?.headers.get("mcp-method") ?? undefined, newer: true }),
     { legacy: "reject" },
   );
   const callsOverNode = toNodeHandler(calls);

@@ -1,5 +1,6 @@
 import {
   type CallToolResult,
+  type ClientCapabilities,
   type InputRequiredResult,
   inputRequired,
   ProtocolError,
@@ -9,12 +10,14 @@ import type { Role } from "../config.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
 import { InputNeeded } from "../tools/client-channel.ts";
 import { type Caller, type Tool, type ToolContext, ToolFailure, type ToolResult } from "../tools/define-tool.ts";
-import { type CallGate, CallRefused, type Entered } from "./call-gate.ts";
+import type { CallGate, Entered } from "./call-gate.ts";
 import { channelOf } from "./channel.ts";
 import { type Answering, answering } from "./exchange.ts";
 import { lengthOf, linkTo } from "./long-results.ts";
 import { pagesOf } from "./pages.ts";
+import { failure, logBroken, logRefusal } from "./refused-calls.ts";
 import type { ScopeFor } from "./step-up.ts";
+import { becomesTask, speaksTasks, type TaskMethods } from "./task-methods.ts";
 
 interface ToolMethodsOptions {
   readonly gate: CallGate;
@@ -22,22 +25,32 @@ interface ToolMethodsOptions {
   readonly log: FastifyBaseLogger;
   /** Bytes of a result's content; what is longer is kept in the workspace, and the answer is a link to it. */
   readonly resultLimit: number;
+  /** Absent: no call becomes a task. */
+  readonly tasks?: TaskMethods | undefined;
 }
 
 export interface ToolMethods {
   readonly methods: readonly Answering[];
   /** Whether there is such a tool for the caller. */
   has(caller: Caller, name: string): boolean;
+  /** Whether a call by a client of the 2026-07-28 protocol becomes a task. */
+  becomesTask(caller: Caller, name: string, args: unknown, capabilities: ClientCapabilities | undefined): boolean;
   /** For `tools/call`. */
   readonly scopeFor: ScopeFor;
   /** Passes the gate, which puts the call on record, runs a tool, and counts the call. */
   call(name: string, args: unknown, context: ToolContext): Promise<CallToolResult | InputRequiredResult>;
 }
 
+/** For clients of the 2025-11-25 protocol; the SDK leaves it out for newer ones. */
+const AS_TASK_TOO = { taskSupport: "optional" } as const;
+
 /** `tools/list` and `tools/call`: the tools by name, and what happens around each call. */
-export function toolMethods({ gate, metrics, log, resultLimit }: ToolMethodsOptions): ToolMethods {
+export function toolMethods({ gate, metrics, log, resultLimit, tasks }: ToolMethodsOptions): ToolMethods {
   const { shown } = gate;
-  const pagesFor = (role: Role) => pagesOf(shown[role].map((tool) => tool.listing));
+  const listed = ({ listing, job }: Tool) => {
+    return tasks !== undefined && job === true ? { ...listing, execution: AS_TASK_TOO } : listing;
+  };
+  const pagesFor = (role: Role) => pagesOf(shown[role].map(listed));
   const pages = { reader: pagesFor("reader"), operator: pagesFor("operator"), admin: pagesFor("admin") };
 
   const call: ToolMethods["call"] = async (name, args, context) => {
@@ -76,12 +89,20 @@ export function toolMethods({ gate, metrics, log, resultLimit }: ToolMethodsOpti
     answering("tools/call", async ({ params }, exchange) => {
       const ran = exchange.ran();
       if (ran !== undefined) return ran;
+      const begun = tasks?.begin(params, exchange);
+      // Refused, which is a result like any other.
+      if (begun !== undefined) return (await begun) as CallToolResult;
       return call(params.name, params.arguments, { ...(await exchange.call()), client: channelOf(exchange) });
     }),
   ];
   return {
     methods,
     has: (caller, name) => gate.find(caller, name) !== undefined,
+    becomesTask(caller, name, args, capabilities) {
+      if (tasks === undefined || capabilities === undefined || !speaksTasks(capabilities)) return false;
+      const tool = gate.find(caller, name);
+      return tool !== undefined && becomesTask(tool, args);
+    },
     scopeFor: (caller, { name, arguments: args }) =>
       typeof name === "string" ? gate.scopeFor(caller, name, args) : undefined,
     call,
@@ -123,27 +144,4 @@ export function askedFor({ requests, state }: InputNeeded): InputRequiredResult 
     ...(requests !== undefined && { inputRequests: requests }),
     ...(state !== undefined && { requestState: state }),
   });
-}
-
-/** Logs that a call was not let in, where the audit trail does not tell: it failed, or something else did. */
-export function logRefusal(log: FastifyBaseLogger, caller: Caller, tool: string, error: unknown): void {
-  // A denial.
-  if (error instanceof ProtocolError) return;
-  const why = error instanceof CallRefused ? error.why : "fault";
-  if (why === "argument" || why === "limit") return;
-  const { subject, method, keyId } = caller;
-  log.error({ event: "tool.refused", tool, why, subject, method, keyId, err: error });
-}
-
-/** Logs a fault, of which the audit trail tells no more than that there was one. */
-export function logBroken(log: FastifyBaseLogger, caller: Caller, tool: string, error: unknown): void {
-  const { subject, method, keyId } = caller;
-  log.error({ event: "tool.broken", tool, subject, method, keyId, err: error });
-}
-
-export function failure(sentence: string, output?: Record<string, unknown>): CallToolResult {
-  const content: CallToolResult["content"] = [{ type: "text", text: sentence }];
-  if (output === undefined) return { content, isError: true };
-  content.push({ type: "text", text: JSON.stringify(output) });
-  return { content, structuredContent: output, isError: true };
 }

@@ -12,8 +12,8 @@ import {
   NAME_CHARACTERS,
 } from "../mcp/call-gate.ts";
 import { callerOf, type Protocol, traceIdIn } from "../mcp/protocol.ts";
+import { failure, logBroken, logRefusal } from "../mcp/refused-calls.ts";
 import { assertInScope, scopeForRole } from "../mcp/step-up.ts";
-import { failure, logBroken, logRefusal } from "../mcp/tool-methods.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { ChildEnded, type ServerDescription } from "./child.ts";

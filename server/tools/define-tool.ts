@@ -3,6 +3,7 @@ import type { FastifyBaseLogger } from "fastify";
 import { z } from "zod";
 import { ROLES, type Role } from "../config.ts";
 import type { CommandRunner } from "../services/commands.ts";
+import type { Jobs } from "../services/jobs/jobs.ts";
 import type { Runtime } from "../services/runtime.ts";
 import type { Workspace } from "../services/workspace.ts";
 import type { Workspaces } from "../services/workspaces.ts";
@@ -79,6 +80,7 @@ export interface Services {
   readonly workspaces: Workspaces;
   readonly commands: CommandRunner;
   readonly runtime: Runtime;
+  readonly jobs?: Jobs | undefined;
 }
 
 /** What one request gets beside its parameters, whatever it asks for. */
@@ -133,6 +135,10 @@ export interface Tool {
   readonly facetNames?: readonly string[];
   /** The call's facets; undefined when the arguments are none of the tool's. */
   facets?(args: unknown, context: FacetContext): Facets | undefined;
+  /** Whether a call may be made as a job. */
+  readonly job?: boolean | undefined;
+  /** Of a tool that may: whether this call is better made so, where its client leaves that to the server. Absent: all are. */
+  asTask?(args: unknown): boolean;
   /**
    * Checks `args`, runs, and puts the outcome into the protocol's form. Throws {@link ToolFailure} for what the caller
    * can mend, and {@link InputNeeded}; anything else that it throws is a fault of the tool.
@@ -162,6 +168,10 @@ interface ToolDefinition<Input extends z.ZodObject, Output extends z.ZodObject> 
   roleFor?(input: z.output<Input>): Role;
   /** What of the input rules of access may go by, and an audit may show. */
   facets?: Readonly<Record<string, (input: z.output<Input>, context: FacetContext) => Facet | undefined>>;
+  /** Whether a call may be made as a job, which goes on without its client. */
+  job?: boolean;
+  /** Where a client leaves it to the server which calls become jobs: whether this one should. Default: each does. */
+  asTask?(input: z.output<Input>): boolean;
   /** Resources that an output speaks of, for clients that follow links. */
   links?(output: z.output<Output>): readonly ResourceLink[];
   run(input: z.output<Input>, context: ToolContext): Promise<z.input<Output>> | z.input<Output>;
@@ -185,7 +195,7 @@ export class ToolFailure extends Error {
 export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject>(
   definition: ToolDefinition<Input, Output>,
 ): DefinedTool {
-  const { name, title, description, annotations, icons, role, roleFor, output, links, run } = definition;
+  const { name, title, description, annotations, icons, role, roleFor, output, links, job, asTask, run } = definition;
   // Unknown arguments are refused: a misspelt `timout` that is dropped in silence runs with the wrong limit.
   const input = definition.input.strict();
   const listing: ToolListing = Object.freeze({
@@ -232,6 +242,14 @@ export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject
       roleFor: (args: unknown) => {
         const input = look(args);
         return input && roleFor(input);
+      },
+    }),
+    ...(job && { job }),
+    ...(asTask && {
+      asTask: (args: unknown) => {
+        const input = look(args);
+        // What is none of the tool's arguments is soonest told so at once.
+        return input !== undefined && asTask(input);
       },
     }),
     facetNames: facets.map(([name]) => name),
