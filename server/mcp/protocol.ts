@@ -56,10 +56,11 @@ interface ServerObjectOptions {
 
 /** Tools without the SDK around them. What has no parameters and never changes is the same for all callers of a role. */
 export interface DirectCalls {
-  /** Whether there is such a tool for the caller. */
-  hasTool(caller: Caller, name: string): boolean;
-  /** Whether a call by a client of the 2026-07-28 protocol becomes a task, in place of being run at once. */
-  becomesTask(caller: Caller, tool: string, args: unknown, capabilities: ClientCapabilities | undefined): boolean;
+  /**
+   * Whether a call that asks for no task is run at once: there is such a tool for the caller, and the server makes no
+   * task of it. `capabilities` are those of a client of the 2026-07-28 protocol.
+   */
+  isPlain(caller: Caller, tool: string, args: unknown, capabilities: ClientCapabilities | undefined): boolean;
   /** Passes the gate, runs a tool and counts the call, as `tools/call` does. */
   call(tool: string, args: unknown, context: ToolContext): Ran;
   /** What everything that is run for a caller stands on. */
@@ -203,7 +204,7 @@ export function createProtocol(options: ProtocolOptions): Protocol {
         ["resources/subscribe", reading.scopeFor],
       ]),
     ),
-    direct: { hasTool: calling.has, becomesTask: calling.becomesTask, call: calling.call, contextOf },
+    direct: { isPlain: calling.isPlain, call: calling.call, contextOf },
     server({ caller: everyone, connection, method, newer = false } = {}) {
       const server = new TaskServer(info, newer ? newerOptions : olderOptions);
       const exchangeOf = (context: ServerContext): Exchange => {

@@ -1,6 +1,7 @@
 import { setTimeout as passing } from "node:timers/promises";
 import {
   type CallToolRequestParams,
+  type ClientCapabilities,
   MissingRequiredClientCapabilityError,
   ProtocolError,
   ProtocolErrorCode,
@@ -47,7 +48,6 @@ const PAGE_SIZE = 50;
 const LOOK_MS = { first: 100, growth: 1.5, most: 2000 };
 
 const TaskParams = z.object({ taskId: z.string() });
-const UpdateParams = TaskParams.extend({ inputResponses: z.record(z.string(), z.unknown()) });
 const ListParams = z.object({ cursor: z.string().optional() });
 
 /** The argument by which tools with effects know a call that was made before. */
@@ -149,7 +149,7 @@ export function taskMethods({ jobs, gate, metrics, log, keptMs }: TaskMethodsOpt
       if (olderStatus(cancelled) !== "cancelled") throw refuse(cancelled);
       return { ...olderTask(cancelled, keptMs, Date.now()) };
     }),
-    method("tasks/update", "newer", UpdateParams, async ({ taskId }, by) => {
+    method("tasks/update", "newer", TaskParams, async ({ taskId }, by) => {
       // No task of this server asks for anything, and answers that nobody waits for are passed over (SEP-2663).
       await own(by, taskId);
       return {};
@@ -216,27 +216,32 @@ export function taskMethods({ jobs, gate, metrics, log, keptMs }: TaskMethodsOpt
   return {
     methods,
     begin({ name, arguments: args, task }, exchange) {
-      const newer = isNewer(exchange);
-      if (newer ? !speaksTasks(channelOf(exchange).capabilities) : task === undefined) return undefined;
       const tool = gate.find(exchange.caller, name);
       if (tool === undefined) return undefined;
-      if (newer) return becomesTask(tool, args) ? submit(tool, args, exchange) : undefined;
-      if (tool.job !== true) {
-        const message = `${name} cannot be called as a task (its execution.taskSupport is none); call it without one.`;
-        throw new ProtocolError(ProtocolErrorCode.MethodNotFound, message);
+      const { job = false } = tool;
+      if (isNewer(exchange)) {
+        if (job === "only") assertSpoken(exchange);
+        else if (!job || !speaksTasks(channelOf(exchange).capabilities)) return undefined;
+        return becomesTask(tool, args) ? submit(tool, args, exchange) : undefined;
       }
-      return submit(tool, args, exchange);
+      if (task === undefined && job !== "only") return undefined;
+      if (task !== undefined && job) return submit(tool, args, exchange);
+      const message = job
+        ? `${name} takes long, and is called as a task only, or by submit_job.`
+        : `${name} cannot be called as a task: call it without one.`;
+      throw new ProtocolError(ProtocolErrorCode.MethodNotFound, message);
     },
   };
 }
 
 /** Whether a call becomes a task where its client leaves that to the server. */
 export function becomesTask(tool: Tool, args: unknown): boolean {
-  return tool.job === true && tool.asTask?.(args) !== false;
+  return tool.job === "only" || (tool.job === true && tool.asTask?.(args) !== false);
 }
 
 /** Whether a client of the 2026-07-28 protocol says that it takes a task in place of a result. */
-export function speaksTasks({ extensions }: { readonly extensions?: object | undefined }): boolean {
+export function speaksTasks(capabilities: ClientCapabilities | undefined): boolean {
+  const extensions = capabilities?.extensions;
   return extensions !== undefined && Object.hasOwn(extensions, TASKS_EXTENSION);
 }
 

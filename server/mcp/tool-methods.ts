@@ -33,22 +33,21 @@ export interface ToolMethods {
   readonly methods: readonly Answering[];
   /** Whether there is such a tool for the caller. */
   has(caller: Caller, name: string): boolean;
-  /** Whether a call by a client of the 2026-07-28 protocol becomes a task. */
-  becomesTask(caller: Caller, name: string, args: unknown, capabilities: ClientCapabilities | undefined): boolean;
+  /** Whether a call that asks for no task is run at once: there is such a tool for the caller, and it becomes no task. */
+  isPlain(caller: Caller, name: string, args: unknown, capabilities: ClientCapabilities | undefined): boolean;
   /** For `tools/call`. */
   readonly scopeFor: ScopeFor;
   /** Passes the gate, which puts the call on record, runs a tool, and counts the call. */
   call(name: string, args: unknown, context: ToolContext): Promise<CallToolResult | InputRequiredResult>;
 }
 
-/** For clients of the 2025-11-25 protocol; the SDK leaves it out for newer ones. */
-const AS_TASK_TOO = { taskSupport: "optional" } as const;
-
 /** `tools/list` and `tools/call`: the tools by name, and what happens around each call. */
 export function toolMethods({ gate, metrics, log, resultLimit, tasks }: ToolMethodsOptions): ToolMethods {
   const { shown } = gate;
+  // For clients of the 2025-11-25 protocol; the SDK leaves it out for newer ones.
   const listed = ({ listing, job }: Tool) => {
-    return tasks !== undefined && job === true ? { ...listing, execution: AS_TASK_TOO } : listing;
+    if (tasks === undefined || !job) return listing;
+    return { ...listing, execution: { taskSupport: job === "only" ? ("required" as const) : ("optional" as const) } };
   };
   const pagesFor = (role: Role) => pagesOf(shown[role].map(listed));
   const pages = { reader: pagesFor("reader"), operator: pagesFor("operator"), admin: pagesFor("admin") };
@@ -98,10 +97,10 @@ export function toolMethods({ gate, metrics, log, resultLimit, tasks }: ToolMeth
   return {
     methods,
     has: (caller, name) => gate.find(caller, name) !== undefined,
-    becomesTask(caller, name, args, capabilities) {
-      if (tasks === undefined || capabilities === undefined || !speaksTasks(capabilities)) return false;
+    isPlain(caller, name, args, capabilities) {
       const tool = gate.find(caller, name);
-      return tool !== undefined && becomesTask(tool, args);
+      if (tool === undefined || tool.job === "only") return false;
+      return tasks === undefined || !speaksTasks(capabilities) || !becomesTask(tool, args);
     },
     scopeFor: (caller, { name, arguments: args }) =>
       typeof name === "string" ? gate.scopeFor(caller, name, args) : undefined,

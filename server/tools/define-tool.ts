@@ -135,8 +135,8 @@ export interface Tool {
   readonly facetNames?: readonly string[];
   /** The call's facets; undefined when the arguments are none of the tool's. */
   facets?(args: unknown, context: FacetContext): Facets | undefined;
-  /** Whether a call may be made as a job. */
-  readonly job?: boolean | undefined;
+  /** Whether a call may be made as a job; `only`: it must be. */
+  readonly job?: boolean | "only" | undefined;
   /** Of a tool that may: whether this call is better made so, where its client leaves that to the server. Absent: all are. */
   asTask?(args: unknown): boolean;
   /**
@@ -168,8 +168,8 @@ interface ToolDefinition<Input extends z.ZodObject, Output extends z.ZodObject> 
   roleFor?(input: z.output<Input>): Role;
   /** What of the input rules of access may go by, and an audit may show. */
   facets?: Readonly<Record<string, (input: z.output<Input>, context: FacetContext) => Facet | undefined>>;
-  /** Whether a call may be made as a job, which goes on without its client. */
-  job?: boolean;
+  /** Whether a call may be made as a job, which goes on without its client; `only`: it must be, since it always takes long. */
+  job?: boolean | "only";
   /** Where a client leaves it to the server which calls become jobs: whether this one should. Default: each does. */
   asTask?(input: z.output<Input>): boolean;
   /** Resources that an output speaks of, for clients that follow links. */

@@ -8,6 +8,7 @@ import { pino } from "pino";
 import { z } from "zod";
 import { buildApp } from "../../server/app.ts";
 import { parseEnvironment } from "../../server/config.ts";
+import { jobsOf } from "../server/tasks-jobs.ts";
 import { fixture } from "./fixture.ts";
 
 /** One suite of the protocol's own conformance tests. */
@@ -80,7 +81,12 @@ export function isInstalled(suite: Suite): boolean {
 export async function run(suite: Suite): Promise<SuiteOutcome> {
   const directory = await mkdtemp(join(tmpdir(), "conformance-"));
   const config = parseEnvironment({ WORKSPACE_PATH: join(directory, "workspace"), PORT: "0" });
-  const { app, operator, readiness, mcp } = await buildApp({ config, log: pino({ level: "silent" }), ...fixture });
+  const { app, operator, readiness, mcp } = await buildApp({
+    config,
+    log: pino({ level: "silent" }),
+    ...fixture,
+    jobs: jobsOf(fixture.tools),
+  });
   try {
     await app.listen({ host: config.HOST, port: 0 });
     readiness.start();
