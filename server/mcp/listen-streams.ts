@@ -7,6 +7,7 @@ import { authInfoOf, type Protocol } from "./protocol.ts";
 import { refuse, TRANSPORT_ERROR } from "./refusals.ts";
 import { createShares } from "./shares.ts";
 import { Subscriptions } from "./subscriptions.ts";
+import { newsFault } from "./task-news.ts";
 
 /** The event streams of the 2026-07-28 protocol, `subscriptions/listen`. */
 export interface ListenStreams {
@@ -27,6 +28,11 @@ export function createListenStreams(protocol: Protocol): ListenStreams {
   const shares = createShares(LIMIT);
   return {
     async open(request, reply, caller) {
+      const fault = newsFault(request.body);
+      if (fault !== undefined) {
+        const { code, message, data } = fault;
+        return void reply.code(400).send({ jsonrpc: "2.0", id: idIn(request.body), error: { code, message, data } });
+      }
       const leave = shares.take(caller);
       if (leave === undefined) {
         return refuse(
@@ -70,6 +76,9 @@ function busOf(protocol: Protocol, caller: Caller, uris: readonly string[]): Ser
     },
   };
 }
+
+const Request = z.object({ id: z.union([z.string(), z.number()]) });
+const idIn = (message: unknown) => Request.safeParse(message).data?.id ?? null;
 
 const Listen = z.object({
   params: z.object({ notifications: z.object({ resourceSubscriptions: z.array(z.string()) }) }),

@@ -2,7 +2,6 @@ import { setTimeout as passing } from "node:timers/promises";
 import {
   type CallToolRequestParams,
   type ClientCapabilities,
-  MissingRequiredClientCapabilityError,
   ProtocolError,
   ProtocolErrorCode,
   RELATED_TASK_META_KEY,
@@ -20,6 +19,7 @@ import { type Answering, answeringFor, type Exchange } from "./exchange.ts";
 import { TRANSPORT_ERROR } from "./refusals.ts";
 import { failure, logBroken, logRefusal } from "./refused-calls.ts";
 import { isEnded, newerTask, olderStatus, olderTask, outcomeOf, TASKS_EXTENSION } from "./task-forms.ts";
+import { missingTasks } from "./task-news.ts";
 import { TaskCreated } from "./task-server.ts";
 
 interface TaskMethodsOptions {
@@ -251,8 +251,7 @@ function isNewer({ context }: Exchange): boolean {
 }
 
 function assertSpoken(exchange: Exchange): void {
-  if (speaksTasks(channelOf(exchange).capabilities)) return;
-  throw new MissingRequiredClientCapabilityError({ requiredCapabilities: { extensions: { [TASKS_EXTENSION]: {} } } });
+  if (!speaksTasks(channelOf(exchange).capabilities)) throw missingTasks();
 }
 
 /** For whoever may not see a task, there is none. */
