@@ -83,6 +83,8 @@ export interface Protocol {
   stepUp?(caller: Caller, body: unknown): string | undefined;
   /** The way past the SDK's dispatch; absent: every request takes the SDK's. */
   readonly direct?: DirectCalls;
+  /** Sends away who waits for what takes longer than this server is there, and can be asked for anew. */
+  endWaits?(): void;
   /** Calls `changed` whenever the resource is another than before. Rejects with a {@link ProtocolError} when it cannot. */
   watch(uri: string, caller: Caller, changed: () => void): Promise<() => void>;
 }
@@ -220,6 +222,7 @@ export function createProtocol(options: ProtocolOptions): Protocol {
       for (const each of one === undefined ? methods : [one]) each.register(server, exchangeOf);
       return server;
     },
+    endWaits: () => tasks?.endWaits(),
     async watch(uri, caller, changed) {
       try {
         const source = reading.sourceOf(caller, uri);

@@ -294,6 +294,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     upgrades: sockets.upgrades,
     plugin,
     async endStreams() {
+      protocol.endWaits?.();
       sockets.drain();
       older.endStreams();
       await streams.endAll();

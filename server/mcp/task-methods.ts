@@ -40,6 +40,8 @@ export interface TaskMethods {
    * like any other.
    */
   begin(params: CallToolRequestParams, exchange: Exchange): Promise<Result> | undefined;
+  /** Sends away who waits for a task's end: it may take longer than this server is there, and any other knows of it. */
+  endWaits(): void;
 }
 
 /** Tasks in one answer to `tasks/list`. */
@@ -54,6 +56,8 @@ const ListParams = z.object({ cursor: z.string().optional() });
 const Idempotent = z.object({ idempotency_key: z.string() });
 
 export function taskMethods({ jobs, gate, metrics, log, keptMs }: TaskMethodsOptions): TaskMethods {
+  const ending = new AbortController();
+
   /** The task of that id, if it is the caller's own: an admin's view of others' jobs is for the tools. */
   async function own(by: Submitter, id: string): Promise<Job> {
     const job = await jobs.get(by, id);
@@ -64,6 +68,7 @@ export function taskMethods({ jobs, gate, metrics, log, keptMs }: TaskMethodsOpt
   /** Waits for a task's end, and tells its client of what happens meanwhile. */
   async function ended(by: Submitter, id: string, exchange: Exchange): Promise<Job> {
     const { mcpReq } = exchange.context;
+    const signal = AbortSignal.any([mcpReq.signal, ending.signal]);
     const channel = channelOf(exchange);
     let told: number | undefined;
     let pause = LOOK_MS.first;
@@ -77,7 +82,13 @@ export function taskMethods({ jobs, gate, metrics, log, keptMs }: TaskMethodsOpt
         await mcpReq.notify({ method: "notifications/tasks/status", params: task }).catch(() => {});
         if (job.progress !== undefined) await channel.progress(definedOnly(job.progress));
       }
-      await passing(pause, undefined, { signal: mcpReq.signal });
+      await passing(pause, undefined, { signal }).catch((error: unknown) => {
+        if (mcpReq.signal.aborted) throw error;
+        throw new ProtocolError(
+          TRANSPORT_ERROR,
+          "This server is about to end, and the task goes on: ask for it again.",
+        );
+      });
       pause = Math.min(LOOK_MS.most, pause * LOOK_MS.growth);
     }
   }
@@ -215,6 +226,7 @@ export function taskMethods({ jobs, gate, metrics, log, keptMs }: TaskMethodsOpt
 
   return {
     methods,
+    endWaits: () => ending.abort(),
     begin({ name, arguments: args, task }, exchange) {
       const tool = gate.find(exchange.caller, name);
       if (tool === undefined) return undefined;

@@ -347,6 +347,13 @@ const asTasks: readonly Tool[] = [
     job: "only",
   },
   {
+    ...asking("confirm_delete", { confirm: form("Delete it?", OK_FORM) }, "Deleted:", {
+      type: "object",
+      properties: { filename: { type: "string" } },
+    }),
+    job: true,
+  },
+  {
     ...tool("protocol_error_job", "Ends in an error of the protocol.", () => {
       throw new ProtocolError(-32603, "This job always breaks.");
     }),

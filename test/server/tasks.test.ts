@@ -294,10 +294,22 @@ describe("behind the gate", () => {
     const { error } = await ask(app, "reader", "tools/call", blast);
     expect(error).toEqual((await ask(app, "reader", "tools/call", { ...blast, task: undefined })).error);
     expect((await ask(app, "reader", "tasks/list", {})).result).toEqual({ tasks: [] });
-    expect(app.events().filter(({ event }) => event === "access.denied")).toMatchObject([
+    expect(app.events().filter(({ event }) => event === "call.denied")).toMatchObject([
       { tool: "blast", reason: "hidden" },
       { tool: "blast", reason: "hidden" },
     ]);
+  });
+
+  test("a server that ends sends away who waits for a result, and the task goes on", async ({ expect }) => {
+    const app = await testApp({}, tools, { ...parts(), authenticate });
+    const { result } = await ask(app, "one", "tools/call", { ...dig, arguments: { depth: 1, door: "ending" } });
+    const { taskId } = Created.parse(result).task;
+    const waiting = app.app.inject(rpc("tasks/result", { taskId }, bearer("one")));
+    await expect.poll(() => app.events().some(({ tool }) => tool === "tasks/result") || app.mcp.idle(0)).toBe(false);
+    await app.mcp.endStreams();
+    const messages = (await waiting).body.split("\n").filter((line) => line.startsWith("data:"));
+    expect(JSON.parse(messages.at(-1)?.slice("data:".length) ?? "")).toMatchObject({ id: 1, error: { code: -32_000 } });
+    expect((await ask(app, "one", "tasks/get", { taskId })).result).toMatchObject({ status: "working" });
   });
 
   test("a task and what is asked of it are on record, and counted", async ({ expect }) => {
