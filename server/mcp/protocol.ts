@@ -11,7 +11,6 @@ import {
 } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
 import { icons } from "../icons.ts";
-import type { Metrics } from "../observability/metrics.ts";
 import { traceIdOf } from "../observability/trace-context.ts";
 import type { Prompt } from "../prompts/define-prompt.ts";
 import { ResourceFailure, ResourceMissing, type ResourceSource } from "../resources/resource-source.ts";
@@ -25,23 +24,21 @@ import { promptMethods } from "./prompt-methods.ts";
 import { resourceMethods } from "./resource-methods.ts";
 import { createStepUp } from "./step-up.ts";
 import { TASKS_EXTENSION } from "./task-forms.ts";
-import { taskMethods } from "./task-methods.ts";
+import type { TaskMethods } from "./task-methods.ts";
 import { TaskServer } from "./task-server.ts";
+import type { CarryOut } from "./tool-calls.ts";
 import { toolMethods } from "./tool-methods.ts";
 
 export interface ProtocolOptions {
   readonly tools: readonly Tool[];
   /** What stands between callers and the tools. */
   readonly gate: CallGate;
+  readonly carryOut: CarryOut;
   readonly prompts: readonly Prompt[];
   readonly sources: readonly ResourceSource[];
   readonly services: Services;
-  readonly metrics: Metrics;
-  readonly log: FastifyBaseLogger;
-  /** Bytes of a tool's result in one answer. */
-  readonly resultLimit: number;
-  /** How long jobs are kept after their end. Milliseconds. */
-  readonly jobsKeptMs: number;
+  readonly contextOf: DirectCalls["contextOf"];
+  readonly tasks: TaskMethods;
 }
 
 interface ServerObjectOptions {
@@ -146,17 +143,20 @@ const INSTRUCTIONS =
   "Paths are relative to the workspace, which all your calls share; its files are resources too, as workspace:/// and " +
   "the path. No other state is kept between calls. Long results come in parts that name the next one.";
 
+/** Makes what everything that is run for a caller stands on. */
+export function createContexts({ workspaces, ...shared }: Services, log: FastifyBaseLogger): DirectCalls["contextOf"] {
+  return async (caller) => ({ ...shared, workspace: await workspaces.of(caller), caller, log });
+}
+
 /** Serves the protocol's methods, of every era and over every transport, by the SDK's low-level `Server`. */
 export function createProtocol(options: ProtocolOptions): Protocol {
-  const { tools, gate, prompts, sources, services, metrics, log, resultLimit, jobsKeptMs } = options;
-  const { jobs } = services;
-  const tasks = jobs && taskMethods({ jobs, gate, metrics, log, keptMs: jobsKeptMs });
-  const calling = toolMethods({ gate, metrics, log, resultLimit, tasks });
+  const { tools, gate, carryOut, prompts, sources, services, contextOf, tasks } = options;
+  const calling = toolMethods({ gate, carryOut, tasks });
   const prompting = promptMethods(prompts);
   const reading = resourceMethods(sources);
   const methods: readonly Answering[] = [
     ...calling.methods,
-    ...(tasks?.methods ?? []),
+    ...tasks.methods,
     ...prompting.methods,
     ...reading.methods,
     ...completionMethods(prompts, sources),
@@ -173,7 +173,7 @@ export function createProtocol(options: ProtocolOptions): Protocol {
   // The lists of tools and prompts change with a deployment, and no stream lives through one: nothing to tell.
   const capabilities = { tools: {}, prompts: {}, resources: { subscribe: true }, completions: {}, logging: {} };
   const newerOptions: ServerOptions = {
-    capabilities,
+    capabilities: { ...capabilities, extensions: { [TASKS_EXTENSION]: {} } },
     instructions: INSTRUCTIONS,
     cacheHints: {
       "tools/list": unchanging,
@@ -185,15 +185,9 @@ export function createProtocol(options: ProtocolOptions): Protocol {
     },
     inputRequired: { roundTimeoutMs: ANSWER_TIMEOUT_MS },
   };
-  const olderOptions: ServerOptions = { ...newerOptions };
-  if (tasks !== undefined) {
-    newerOptions.capabilities = { ...capabilities, extensions: { [TASKS_EXTENSION]: {} } };
-    olderOptions.capabilities = { ...capabilities, tasks: { list: {}, cancel: {}, requests: { tools: { call: {} } } } };
-  }
-
-  const { workspaces, ...shared } = services;
-  const contextOf: DirectCalls["contextOf"] = async (caller) => {
-    return { ...shared, workspace: await workspaces.of(caller), caller, log };
+  const olderOptions: ServerOptions = {
+    ...newerOptions,
+    capabilities: { ...capabilities, tasks: { list: {}, cancel: {}, requests: { tools: { call: {} } } } },
   };
 
   return {
@@ -222,7 +216,7 @@ export function createProtocol(options: ProtocolOptions): Protocol {
       for (const each of one === undefined ? methods : [one]) each.register(server, exchangeOf);
       return server;
     },
-    endWaits: () => tasks?.endWaits(),
+    endWaits: () => tasks.endWaits(),
     async watch(uri, caller, changed) {
       try {
         const source = reading.sourceOf(caller, uri);

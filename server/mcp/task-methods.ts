@@ -10,17 +10,20 @@ import {
 import type { FastifyBaseLogger } from "fastify";
 import { z } from "zod";
 import type { Metrics } from "../observability/metrics.ts";
-import { type Job, ownerOf } from "../services/jobs/job.ts";
-import { JobRefused, type Jobs, type Submitter } from "../services/jobs/jobs.ts";
-import { type Caller, callerKey, type Tool, ToolFailure } from "../tools/define-tool.ts";
-import { type CallGate, CallRefused, digestOf, type Entered } from "./call-gate.ts";
+import { digestOf } from "../services/arguments-digest.ts";
+import type { Job } from "../services/jobs/job.ts";
+import { JobRefused, type Jobs, JobsUnavailable, type Submitter } from "../services/jobs/jobs.ts";
+import { type Tool, ToolFailure } from "../tools/define-tool.ts";
+import { submitterOf } from "../tools/job-answers.ts";
+import { type CallGate, CallRefused, type Entered } from "./call-gate.ts";
 import { channelOf } from "./channel.ts";
 import { type Answering, answeringFor, type Exchange } from "./exchange.ts";
+import { lengthOf, linkTo } from "./long-results.ts";
 import { TRANSPORT_ERROR } from "./refusals.ts";
-import { failure, logBroken, logRefusal } from "./refused-calls.ts";
-import { isEnded, newerTask, olderStatus, olderTask, outcomeOf, TASKS_EXTENSION } from "./task-forms.ts";
+import { isEnded, newerTask, type Outcome, olderStatus, olderTask, outcomeOf, TASKS_EXTENSION } from "./task-forms.ts";
 import { missingTasks } from "./task-news.ts";
 import { TaskCreated } from "./task-server.ts";
+import { failure, logBroken, logRefusal } from "./tool-calls.ts";
 
 interface TaskMethodsOptions {
   readonly jobs: Jobs;
@@ -93,6 +96,16 @@ export function taskMethods({ jobs, gate, metrics, log, keptMs }: TaskMethodsOpt
     }
   }
 
+  /** What a task's tool gave, as an answer to a call of it would have it: a job's result is kept whole. */
+  async function answerOf(job: Job, exchange: Exchange): Promise<Outcome> {
+    const result = await jobs.result(job);
+    if (result === undefined) return outcomeOf(job, result);
+    const context = await exchange.call();
+    if (lengthOf(result) <= context.resultLimit) return outcomeOf(job, result);
+    const link = await linkTo(result, context.resultLimit, { ...context, client: channelOf(exchange) });
+    return outcomeOf(job, link);
+  }
+
   /** Puts a method behind the gate. `take` is called by who speaks tasks in an era that has the method. */
   function method<Params extends object>(
     name: string,
@@ -106,13 +119,16 @@ export function taskMethods({ jobs, gate, metrics, log, keptMs }: TaskMethodsOpt
       const started = performance.now();
       const entered = await enter(name, params, exchange);
       try {
-        const result = await take(params, submitter(exchange.caller), exchange);
+        const result = await take(params, submitterOf(exchange.caller), exchange);
         entered.left({ status: "ok", durationMs: performance.now() - started, bytes: 0 });
         return result;
       } catch (error) {
         const { aborted } = exchange.context.mcpReq.signal;
-        const status = aborted ? "cancelled" : error instanceof ProtocolError ? "failed" : "broken";
+        const told = error instanceof ProtocolError || error instanceof JobsUnavailable || error instanceof JobRefused;
+        const status = aborted ? "cancelled" : told ? "failed" : "broken";
         entered.left({ status, durationMs: performance.now() - started, bytes: 0 });
+        if (error instanceof JobsUnavailable) throw new ProtocolError(TRANSPORT_ERROR, error.message);
+        if (error instanceof JobRefused) throw new ProtocolError(ProtocolErrorCode.InvalidParams, error.message);
         if (status !== "broken") throw error;
         logBroken(log, exchange.caller, name, error);
         throw new ProtocolError(ProtocolErrorCode.InternalError, `${name} failed by a fault of this server.`);
@@ -141,7 +157,7 @@ export function taskMethods({ jobs, gate, metrics, log, keptMs }: TaskMethodsOpt
     method("tasks/get", "both", TaskParams, async ({ taskId }, by, exchange) => {
       const job = await own(by, taskId);
       if (!isNewer(exchange)) return { ...olderTask(job, keptMs, Date.now()) };
-      const outcome = isEnded(job) ? outcomeOf(job, await jobs.result(job)) : undefined;
+      const outcome = isEnded(job) ? await answerOf(job, exchange) : undefined;
       return { ...newerTask(job, outcome, keptMs, Date.now()) };
     }),
     method("tasks/cancel", "both", TaskParams, async ({ taskId }, by, exchange) => {
@@ -169,7 +185,7 @@ export function taskMethods({ jobs, gate, metrics, log, keptMs }: TaskMethodsOpt
       const job = await ended(by, taskId, exchange);
       const related = { [RELATED_TASK_META_KEY]: { taskId } };
       if (olderStatus(job) === "cancelled") return { ...failure("The call was cancelled."), _meta: related };
-      const { result, error } = outcomeOf(job, await jobs.result(job));
+      const { result, error } = await answerOf(job, exchange);
       if (error !== undefined) throw new ProtocolError(error.code, error.message);
       return { ...result, _meta: { ...result._meta, ...related } };
     }),
@@ -206,11 +222,15 @@ export function taskMethods({ jobs, gate, metrics, log, keptMs }: TaskMethodsOpt
     let job: Job;
     try {
       const idempotencyKey = Idempotent.safeParse(args).data?.idempotency_key;
-      ({ job } = await jobs.submit(submitter(caller), { tool: tool.name, args, idempotencyKey, traceId }));
+      ({ job } = await jobs.submit(submitterOf(caller), { tool: tool.name, args, idempotencyKey, traceId }));
     } catch (error) {
       if (error instanceof JobRefused) {
         left("failed");
         return refused(new CallRefused("argument", error.message));
+      }
+      if (error instanceof JobsUnavailable) {
+        left("failed");
+        return refused(new ToolFailure(error.message));
       }
       left("broken");
       logBroken(log, caller, tool.name, error);
@@ -274,10 +294,6 @@ function noTask(id: string): ProtocolError {
 
 /** Longest part of an id from the network that a message repeats. */
 const ID_CHARACTERS = 64;
-
-function submitter(caller: Caller): Submitter {
-  return { caller, owner: ownerOf(callerKey(caller)) };
-}
 
 function asProtocolError(refusal: ToolFailure): ProtocolError {
   const why = refusal instanceof CallRefused ? refusal.why : "fault";

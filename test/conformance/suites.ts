@@ -8,7 +8,6 @@ import { pino } from "pino";
 import { z } from "zod";
 import { buildApp } from "../../server/app.ts";
 import { parseEnvironment } from "../../server/config.ts";
-import { jobsOf } from "../server/tasks-jobs.ts";
 import { fixture } from "./fixture.ts";
 
 /** One suite of the protocol's own conformance tests. */
@@ -86,7 +85,6 @@ export async function run(suite: Suite): Promise<SuiteOutcome> {
     config,
     log: pino({ level: "silent" }),
     ...fixture,
-    jobs: jobsOf(fixture.tools),
   });
   try {
     await app.listen({ host: config.HOST, port: 0 });

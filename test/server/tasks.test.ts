@@ -8,7 +8,6 @@ import { defineTool, type Tool, ToolFailure } from "../../server/tools/define-to
 import type { AtEnd } from "../infra/cli/server-process.ts";
 import { authenticate, bearer } from "./callers.ts";
 import { messageIn, rpc, type TestApp, testApp } from "./running-app.ts";
-import { jobsOf } from "./tasks-jobs.ts";
 import { transports } from "./transports.ts";
 
 /* Tasks, as the clients of both protocols that have them see them; what jobs are is tested elsewhere. */
@@ -48,12 +47,10 @@ const tools: readonly Tool[] = [
   defineTool({ ...definition, name: "blast", role: "operator", job: true, run }),
 ];
 
-const parts = () => ({ tools, jobs: jobsOf(tools) });
-
 async function reach(name: string, atEnd: AtEnd): Promise<Transport> {
   const over = transports[name];
   if (over === undefined) throw new Error(`There is no transport ${name}.`);
-  return (await over({}, atEnd, parts())).transport;
+  return (await over({}, atEnd, { tools })).transport;
 }
 
 describe.concurrent.each(Object.keys(transports))("over %s, protocol 2025-11-25", (name) => {
@@ -272,7 +269,7 @@ describe("behind the gate", () => {
   const dig = { name: "dig", arguments: { depth: 1 }, task: {} };
 
   test("a task is its caller's own, and for all others there is none", async ({ expect }) => {
-    const app = await testApp({}, tools, { ...parts(), authenticate });
+    const app = await testApp({}, tools, { authenticate });
     const { result } = await ask(app, "one", "tools/call", dig);
     const { taskId } = Created.parse(result).task;
     expect((await ask(app, "one", "tasks/get", { taskId })).result).toMatchObject({ taskId });
@@ -289,7 +286,7 @@ describe("behind the gate", () => {
   });
 
   test("a call that is not let in makes no task", async ({ expect }) => {
-    const app = await testApp({}, tools, { ...parts(), authenticate });
+    const app = await testApp({}, tools, { authenticate });
     const blast = { name: "blast", arguments: { depth: 1 }, task: {} };
     const { error } = await ask(app, "reader", "tools/call", blast);
     expect(error).toEqual((await ask(app, "reader", "tools/call", { ...blast, task: undefined })).error);
@@ -301,7 +298,7 @@ describe("behind the gate", () => {
   });
 
   test("a server that ends sends away who waits for a result, and the task goes on", async ({ expect }) => {
-    const app = await testApp({}, tools, { ...parts(), authenticate });
+    const app = await testApp({}, tools, { authenticate });
     const { result } = await ask(app, "one", "tools/call", { ...dig, arguments: { depth: 1, door: "ending" } });
     const { taskId } = Created.parse(result).task;
     const waiting = app.app.inject(rpc("tasks/result", { taskId }, bearer("one")));
@@ -313,7 +310,7 @@ describe("behind the gate", () => {
   });
 
   test("a task and what is asked of it are on record, and counted", async ({ expect }) => {
-    const app = await testApp({ RATE_LIMIT_TOOL_PER_MINUTE: "2" }, tools, { ...parts(), authenticate });
+    const app = await testApp({ RATE_LIMIT_TOOL_PER_MINUTE: "2" }, tools, { authenticate });
     const { result } = await ask(app, "operator", "tools/call", dig);
     const { taskId } = Created.parse(result).task;
     for (let times = 0; times < 2; times++) await ask(app, "operator", "tasks/get", { taskId });

@@ -25,7 +25,7 @@ export interface Reachable {
 type Env = Record<string, string>;
 
 /** What the server has in place of its own. */
-type Parts = Pick<Parameters<typeof buildCore>[0], "tools" | "jobs">;
+type Parts = Pick<Parameters<typeof buildCore>[0], "tools">;
 
 async function overHttp(env: Env = {}, atEnd: AtEnd = onTestFinished, parts: Parts = {}): Promise<Reachable> {
   const server = await testApp(env, undefined, parts, atEnd);
