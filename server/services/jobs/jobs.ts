@@ -13,10 +13,11 @@ import {
   newJobId,
   partitionOf,
 } from "./job.ts";
-import { messageOf } from "./messages.ts";
+import { writeMessage } from "./messages.ts";
 import { type JobRules, nextStep } from "./next-step.ts";
 import type { JobQueue } from "./queue.ts";
-import { JobConflict, type JobStore, type StoredJob } from "./store.ts";
+import { InvalidCursor, JobConflict, type JobStore, type StoredJob } from "./store.ts";
+import { StoreFull } from "./store-memory.ts";
 
 /** Who asks, and under which name jobs are its own: `ownerOf(callerKey(caller))`. */
 export interface Submitter {
@@ -126,7 +127,7 @@ export function queuedJob(job: Job, again = false) {
   return {
     // Within its window, the queue drops a message with an id that it has seen.
     id: again ? `${job.id}-${job.version}` : job.id,
-    body: messageOf(job),
+    body: writeMessage(job),
     ...(job.orderKey !== undefined && { orderKey: orderOf(job, job.orderKey) }),
     ...(job.traceId !== undefined && { traceId: job.traceId }),
   };
@@ -152,6 +153,8 @@ export function createJobs({ open, tools, rules, deadlineSeconds, observe }: Job
       return await work(await open());
     } catch (cause) {
       if (cause instanceof JobRefused) throw cause;
+      // What who asks can mend.
+      if (cause instanceof InvalidCursor || cause instanceof StoreFull) throw new JobRefused(cause.message);
       observe.unavailable(cause);
       throw new JobsUnavailable("Jobs cannot be reached at the moment; try again in a while.", { cause });
     }
