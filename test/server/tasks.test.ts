@@ -33,6 +33,7 @@ const definition = {
 type Definition = Parameters<typeof defineTool<typeof definition.input, typeof definition.output>>[0];
 const run: Definition["run"] = async ({ depth, door: name }, { client, signal }) => {
   await client.progress({ progress: depth, message: "digging" });
+  signal.throwIfAborted();
   const aborted = new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve()));
   if (name !== undefined) await Promise.race([door(name).promise, aborted]);
   signal.throwIfAborted();
