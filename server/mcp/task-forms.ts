@@ -1,4 +1,5 @@
 import { type CallToolResult, ProtocolErrorCode } from "@modelcontextprotocol/server";
+import { z } from "zod";
 import { FINAL_STATES, type Job } from "../services/jobs/job.ts";
 
 /*
@@ -92,8 +93,15 @@ function newerStatus({ state }: Job, outcome: Outcome | undefined): Common["stat
   }
 }
 
+/** Where a job's result says that a call would have ended in an error of the protocol, which no result can be. */
+export const PROTOCOL_ERROR_META = "mcp-on-aks/protocol-error";
+
+const ProtocolFault = z.object({ code: z.int(), message: z.string() });
+
 /** What a job that has ended comes to, with what its tool answered, where it did. */
 export function outcomeOf(job: Job, answer: CallToolResult | undefined): Outcome {
+  const { data: error } = ProtocolFault.safeParse(answer?._meta?.[PROTOCOL_ERROR_META]);
+  if (error !== undefined) return { error };
   if (answer !== undefined) return { result: answer };
   return { error: { code: ProtocolErrorCode.InternalError, message: job.reason ?? `The task is ${job.state}.` } };
 }

@@ -1,4 +1,4 @@
-import type { JSONRPCMessage, Transport } from "@modelcontextprotocol/client";
+import { type JSONRPCMessage, ProtocolError, type Transport } from "@modelcontextprotocol/client";
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import type { Transport as OlderTransport } from "@modelcontextprotocol/sdk/shared/transport.js";
 import { CallToolResultSchema, TaskStatusNotificationSchema } from "@modelcontextprotocol/sdk/types.js";
@@ -30,6 +30,9 @@ const definition = {
   output: z.object({ found: z.string() }),
   annotations,
 };
+/** Depths at which a call ends in an error of the protocol, and in a result too long for an answer. */
+const BEDROCK = 404;
+const LONG = 5000;
 type Definition = Parameters<typeof defineTool<typeof definition.input, typeof definition.output>>[0];
 const run: Definition["run"] = async ({ depth, door: name }, { client, signal }) => {
   await client.progress({ progress: depth, message: "digging" });
@@ -38,7 +41,8 @@ const run: Definition["run"] = async ({ depth, door: name }, { client, signal })
   if (name !== undefined) await Promise.race([door(name).promise, aborted]);
   signal.throwIfAborted();
   if (depth < 0) throw new ToolFailure(`There is no depth ${depth}.`);
-  return { found: `water at ${depth}` };
+  if (depth === BEDROCK) throw new ProtocolError(-32_050, "Nobody digs there.");
+  return { found: depth === LONG ? "mud ".repeat(LONG) : `water at ${depth}` };
 };
 const tools: readonly Tool[] = [
   defineTool({ ...definition, name: "dig", role: "reader", job: true, run }),
@@ -308,6 +312,21 @@ describe("behind the gate", () => {
     const messages = (await waiting).body.split("\n").filter((line) => line.startsWith("data:"));
     expect(JSON.parse(messages.at(-1)?.slice("data:".length) ?? "")).toMatchObject({ id: 1, error: { code: -32_000 } });
     expect((await ask(app, "one", "tasks/get", { taskId })).result).toMatchObject({ status: "working" });
+  });
+
+  test("a task gives what a call would have given: an error of the protocol, or a link to what is long", async ({
+    expect,
+  }) => {
+    const app = await testApp({ RESULT_LIMIT_BYTES: "16384" }, tools, { authenticate });
+    const answer = async (depth: number) => {
+      const { result } = await ask(app, "one", "tools/call", { ...dig, arguments: { depth } });
+      const { taskId } = Created.parse(result).task;
+      const { body } = await app.app.inject(rpc("tasks/result", { taskId }, bearer("one")));
+      const lines = body.split("\n").filter((line) => line.startsWith("data:"));
+      return messageIn(lines.at(-1) ?? body);
+    };
+    expect((await answer(BEDROCK)).error).toMatchObject({ code: -32_050, message: "Nobody digs there." });
+    expect((await answer(LONG)).result).toMatchObject({ content: [{ type: "text" }, { type: "resource_link" }] });
   });
 
   test("a task and what is asked of it are on record, and counted", async ({ expect }) => {
