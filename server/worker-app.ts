@@ -43,7 +43,8 @@ export async function buildWorker(
 /** Whether queue and store answer, asked anew only so often. */
 function answersOf({ queue, store }: JobBacking, log: BuildOptions["log"]): () => Promise<boolean> {
   let asked = Number.NEGATIVE_INFINITY;
-  let answer: Promise<boolean> = Promise.resolve(true);
+  let known: boolean | undefined;
+  let asking: Promise<boolean> | undefined;
   const ask = async () => {
     let timer: NodeJS.Timeout | undefined;
     const silence = new Promise<never>((_resolve, reject) => {
@@ -59,12 +60,16 @@ function answersOf({ queue, store }: JobBacking, log: BuildOptions["log"]): () =
       clearTimeout(timer);
     }
   };
-  return () => {
+  // No probe waits for what is known: what is asked anew is for the next.
+  return async () => {
     if (performance.now() - asked > ANSWER_MS) {
       asked = performance.now();
-      answer = ask();
+      asking = ask();
+      void asking.then((answer) => {
+        known = answer;
+      });
     }
-    return answer;
+    return known ?? asking ?? false;
   };
 }
 

@@ -13,6 +13,7 @@ import type { Transport as OlderTransport } from "@modelcontextprotocol/sdk/shar
 import { describe, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { defineTool } from "../../server/tools/define-tool.ts";
+import { tools as ownTools } from "../../server/tools/index.ts";
 import { listening, messageIn, rpc, temporaryDirectory, testApp } from "./running-app.ts";
 import { WebSocketClientTransport, websocketUrl } from "./websocket-client.ts";
 

@@ -101,7 +101,7 @@ describe.concurrent("a worker in a process of its own", () => {
     const { client, worker } = await pairOn("one", onTestFinished);
     const early = await submit(client, "echo hello > out; cat out");
     const first = await worker();
-    expect((await fetch(new URL("/health/ready", first.url))).status).toBe(200);
+    await expect.poll(async () => (await fetch(new URL("/health/ready", first.url))).status).toBe(200);
     expect((await fetch(new URL("/mcp", first.url), { method: "POST" })).status).toBe(404);
     expect(await ended(client, early)).toMatchObject({
       state: "succeeded",
