@@ -89,7 +89,8 @@ function newerStatus({ state }: Job, outcome: Outcome | undefined): Common["stat
       return outcome?.error === undefined ? "completed" : "failed";
     case "expired":
     case "dead":
-      return "failed";
+      // What a tool had to say before its time was up is more than that it was.
+      return outcome?.result === undefined ? "failed" : "completed";
   }
 }
 
