@@ -26,6 +26,7 @@ import { createIdempotentCalls } from "./mcp/idempotent-calls.ts";
 import { createContexts, createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createResultCache } from "./mcp/result-cache.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
+import { taskMethods } from "./mcp/task-methods.ts";
 import { createToolCalls } from "./mcp/tool-calls.ts";
 import { type Audit, createAudit } from "./observability/audit.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
@@ -147,6 +148,8 @@ const REQUEST_TIMEOUT_MS = 30_000;
 /** Longer than what stands in front keeps one (60 s, infra/workload/mcp-server.ts): no request meets a closing connection. */
 const KEEP_ALIVE_TIMEOUT_MS = 75_000;
 
+const DAY_MS = 86_400_000;
+
 export async function buildCore({
   config,
   log,
@@ -198,7 +201,9 @@ export async function buildCore({
     resultLimit: config.RESULT_LIMIT_BYTES,
   };
   const contextOf = createContexts(services, log);
-  const protocol = createProtocol({ tools, gate, carryOut, prompts, sources, services, contextOf });
+  const keptMs = config.JOB_RETENTION_DAYS * DAY_MS;
+  const tasks = taskMethods({ jobs: jobService.jobs, gate, metrics, log, keptMs });
+  const protocol = createProtocol({ tools, gate, carryOut, prompts, sources, services, contextOf, tasks });
   return { services, metrics, audit, protocol, shared, jobService, policy };
 }
 
@@ -264,6 +269,7 @@ export async function detailsOf({
     ),
     workspace: await workspaces.space().catch(() => "unavailable"),
     sharedStore: { kind: shared.store.kind, healthy: shared.store.healthy },
+    connectors: shared.connectors.details(),
   };
 }
 
@@ -335,7 +341,7 @@ export async function buildListeners(
     metrics,
     readiness,
     runtime,
-    details: async () => ({ audit: trail.details(), connectors: connectors.details(), ...(await details()) }),
+    details: async () => ({ audit: trail.details(), ...(await details()) }),
   });
 
   return { app, operator, readiness, mcp, work, audit: trail };

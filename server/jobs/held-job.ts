@@ -90,7 +90,7 @@ export class HeldJob {
 
 /** Whether it is what an event was to make of it. The number of a run and the times in it are no other's. */
 export function isSame(found: Job, wanted: Job): boolean {
-  const { version, state, attempts, worker, startedAt, endedAt, retryAt } = wanted;
+  const { version, state, attempts, worker, startedAt, endedAt, retryAt, cancelRequestedAt } = wanted;
   return (
     found.version === version &&
     found.state === state &&
@@ -98,6 +98,8 @@ export function isSame(found: Job, wanted: Job): boolean {
     found.worker === worker &&
     found.startedAt === startedAt &&
     found.endedAt === endedAt &&
-    found.retryAt === retryAt
+    found.retryAt === retryAt &&
+    // Its submitter's, which may have come in between.
+    found.cancelRequestedAt === cancelRequestedAt
   );
 }

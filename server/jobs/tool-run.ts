@@ -1,6 +1,7 @@
 import { type CallToolResult, isCallToolResult, ProtocolError } from "@modelcontextprotocol/server";
 import { CallRefused } from "../mcp/call-gate.ts";
 import type { DirectCalls } from "../mcp/protocol.ts";
+import { PROTOCOL_ERROR_META } from "../mcp/task-forms.ts";
 import { type CarryOut, failure } from "../mcp/tool-calls.ts";
 import { AuditUnavailable } from "../observability/audit.ts";
 import type { Job } from "../services/jobs/job.ts";
@@ -58,7 +59,12 @@ export function createToolRun({ carryOut, contextOf }: ToolRunOptions): RunTool 
         }
         // Another time it may answer.
         if (error instanceof ConnectorUnavailable) return { ended: "broken", reason: error.message };
-        const reason = error instanceof ToolFailure || error instanceof ProtocolError ? error.message : "It failed.";
+        if (error instanceof ProtocolError) {
+          const { code, message } = error;
+          const result = { ...failure(message), _meta: { [PROTOCOL_ERROR_META]: { code, message } } };
+          return { ended: "failed", result, reason: message };
+        }
+        const reason = error instanceof ToolFailure ? error.message : "It failed.";
         return { ended: "failed", result: isCallToolResult(result) ? result : failure(reason), reason };
       }
       case "cancelled":

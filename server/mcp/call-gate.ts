@@ -4,7 +4,7 @@ import { type AccessPolicy, atLeast } from "../auth/roles.ts";
 import { ROLES, type Role } from "../config.ts";
 import type { Admission, Limits } from "../limits/limits.ts";
 import { type Audit, AuditUnavailable } from "../observability/audit.ts";
-import type { ToolStatus } from "../observability/metrics.ts";
+import type { CallStatus } from "../observability/metrics.ts";
 import { digestOf } from "../services/arguments-digest.ts";
 import {
   type Caller,
@@ -29,7 +29,7 @@ export interface Entering {
 
 /** How a call ended. */
 export interface Left {
-  readonly status: ToolStatus;
+  readonly status: CallStatus;
   readonly durationMs: number;
 }
 
@@ -53,6 +53,8 @@ export interface CallGate {
    * {@link ProtocolError}.
    */
   enter(call: Entering): Entered | Promise<Entered>;
+  /** Lets a request begin that is about a call made before, which was decided on then: limits and record are left. */
+  readonly enterMethod: ReturnType<typeof createEntrance>;
   /** The scope that the caller's token lacks for that call; undefined when it lacks none, or a scope would not help. */
   scopeFor(caller: Caller, name: string, args: unknown): string | undefined;
 }
@@ -193,6 +195,7 @@ export function createCallGate({ tools, policy, facetContext, limits, audit }: C
         },
       }));
     },
+    enterMethod: enter,
     scopeFor(caller, name, args) {
       const tool = known[caller.role].get(name);
       const decision = tool && decide(caller, tool, args);

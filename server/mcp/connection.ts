@@ -12,6 +12,7 @@ import type { Connection } from "./exchange.ts";
 import { urisIn } from "./listen-streams.ts";
 import type { Protocol } from "./protocol.ts";
 import { Subscriptions } from "./subscriptions.ts";
+import { newsFault } from "./task-news.ts";
 
 interface ConnectionOptions {
   readonly protocol: Protocol;
@@ -34,9 +35,9 @@ export function serveConnection({ protocol, transport, caller, onerror }: Connec
   const connection: Connection = { logLevel: undefined, subscriptions: new Subscriptions(watch, updated) };
 
   const handle = serveStdio(
-    () => {
+    ({ era }) => {
       // A client may try one version and go on with another; it then has another server object.
-      server = protocol.server({ caller, connection });
+      server = protocol.server({ caller, connection, newer: era === "modern" });
       return server;
     },
     { transport, onerror },
@@ -60,6 +61,12 @@ function watchListening(transport: Transport, subscriptionsOfOne: () => Subscrip
   const { onmessage, onclose } = transport;
   transport.onmessage = (message: JSONRPCMessage, extra) => {
     if (isJSONRPCRequest(message) && message.method === "subscriptions/listen") {
+      const fault = newsFault(message);
+      if (fault !== undefined) {
+        const { code, message: why, data } = fault;
+        transport.send({ jsonrpc: "2.0", id: message.id, error: { code, message: why, data } }).catch(() => {});
+        return;
+      }
       const subscriptions = subscriptionsOfOne();
       // Of what cannot be watched nothing will be heard.
       for (const uri of urisIn(message)) subscriptions.add(uri).catch(() => {});

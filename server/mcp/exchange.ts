@@ -5,9 +5,11 @@ import type {
   LoggingLevel,
   RequestMethod,
   RequestTypeMap,
+  Result,
   Server,
   ServerContext,
 } from "@modelcontextprotocol/server";
+import type { z } from "zod";
 import type { CallContext, Caller } from "../tools/define-tool.ts";
 import type { Subscriptions } from "./subscriptions.ts";
 
@@ -23,6 +25,8 @@ export interface Exchange {
   readonly caller: Caller;
   /** What everything that is run for this request stands on; made when something is. */
   call(): Promise<CallContext>;
+  /** W3C trace id, where it came with one. */
+  traceId(): string | undefined;
   /** The SDK's side of it. */
   readonly context: ServerContext;
   readonly server: Server;
@@ -34,7 +38,7 @@ export interface Exchange {
 
 /** Answers one method. */
 export interface Answering {
-  readonly method: RequestMethod;
+  readonly method: string;
   /** Has `server` answer the method; `exchangeOf` completes what the SDK hands over. */
   register(server: Server, exchangeOf: (context: ServerContext) => Exchange): void;
 }
@@ -50,5 +54,18 @@ export function answering<Method extends RequestMethod>(method: Method, answer: 
     method,
     register: (server, exchangeOf) =>
       server.setRequestHandler(method, (request, context) => answer(request, exchangeOf(context))),
+  };
+}
+
+/** As {@link answering}, for a method that the SDK has no schema for. */
+export function answeringFor<Params>(
+  method: string,
+  params: z.ZodType<Params>,
+  answer: (params: Params, exchange: Exchange) => Promise<Result>,
+): Answering {
+  return {
+    method,
+    register: (server, exchangeOf) =>
+      server.setRequestHandler(method, { params }, (given, context) => answer(given, exchangeOf(context))),
   };
 }

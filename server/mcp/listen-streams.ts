@@ -9,6 +9,7 @@ import { authInfoOf, type Protocol } from "./protocol.ts";
 import { refuse, TRANSPORT_ERROR } from "./refusals.ts";
 import { createShares } from "./shares.ts";
 import { Subscriptions } from "./subscriptions.ts";
+import { newsFault } from "./task-news.ts";
 
 /** The event streams of the 2026-07-28 protocol, `subscriptions/listen`. */
 export interface ListenStreams {
@@ -30,6 +31,11 @@ export function createListenStreams(protocol: Protocol, watch: CredentialWatch):
   const shares = createShares(LIMIT);
   return {
     async open(request, reply, admitted) {
+      const fault = newsFault(request.body);
+      if (fault !== undefined) {
+        const { code, message, data } = fault;
+        return void reply.code(400).send({ jsonrpc: "2.0", id: idIn(request.body), error: { code, message, data } });
+      }
       const { caller } = admitted;
       const leave = shares.take(caller);
       if (leave === undefined) {
@@ -41,7 +47,7 @@ export function createListenStreams(protocol: Protocol, watch: CredentialWatch):
         );
       }
       const bus = busOf(protocol, caller, urisIn(request.body));
-      const handler = createMcpHandler(() => protocol.server({ caller }), { legacy: "reject", bus });
+      const handler = createMcpHandler(() => protocol.server({ caller, newer: true }), { legacy: "reject", bus });
       open.add(handler);
       const unwatch = watch(admitted, () => void handler.close());
       reply.raw.once("close", () => {
@@ -76,6 +82,9 @@ function busOf(protocol: Protocol, caller: Caller, uris: readonly string[]): Ser
     },
   };
 }
+
+const Request = z.object({ id: z.union([z.string(), z.number()]) });
+const idIn = (message: unknown) => Request.safeParse(message).data?.id ?? null;
 
 const Listen = z.object({
   params: z.object({ notifications: z.object({ resourceSubscriptions: z.array(z.string()) }) }),

@@ -94,7 +94,7 @@ export function createPlainHttp({
         writeText(reply.raw, `{"result":${answer},"jsonrpc":"2.0","id":${JSON.stringify(id)}}`);
         return true;
       }
-      if (!direct.hasTool(caller, call.tool)) return false;
+      if (!direct.isPlain(caller, call.tool, call.args, plain.capabilities)) return false;
       const common = modern ? fixed.common : undefined;
       if (modern && (common === undefined || protocol.parameterHeaders.faultOf(body, headers, caller) !== undefined))
         return false;

@@ -1,10 +1,11 @@
 import {
   type AuthInfo,
   type CallToolResult,
+  type ClientCapabilities,
   type InputRequiredResult,
   ProtocolError,
   ProtocolErrorCode,
-  Server,
+  type Server,
   type ServerContext,
   type ServerOptions,
 } from "@modelcontextprotocol/server";
@@ -22,6 +23,9 @@ import { createParameterHeaders, type ParameterHeaders } from "./parameter-heade
 import { promptMethods } from "./prompt-methods.ts";
 import { resourceMethods } from "./resource-methods.ts";
 import { createStepUp } from "./step-up.ts";
+import { TASKS_EXTENSION } from "./task-forms.ts";
+import type { TaskMethods } from "./task-methods.ts";
+import { TaskServer } from "./task-server.ts";
 import type { CarryOut } from "./tool-calls.ts";
 import { toolMethods } from "./tool-methods.ts";
 
@@ -34,6 +38,7 @@ export interface ProtocolOptions {
   readonly sources: readonly ResourceSource[];
   readonly services: Services;
   readonly contextOf: DirectCalls["contextOf"];
+  readonly tasks: TaskMethods;
 }
 
 interface ServerObjectOptions {
@@ -42,12 +47,17 @@ interface ServerObjectOptions {
   readonly connection?: Connection | undefined;
   /** The one method that is going to be asked for, where that is known. */
   readonly method?: string | undefined;
+  /** Whether it speaks the 2026-07-28 protocol, and not an older one. */
+  readonly newer?: boolean | undefined;
 }
 
 /** Tools without the SDK around them. What has no parameters and never changes is the same for all callers of a role. */
 export interface DirectCalls {
-  /** Whether there is such a tool for the caller. */
-  hasTool(caller: Caller, name: string): boolean;
+  /**
+   * Whether a call that asks for no task is run at once: there is such a tool for the caller, and the server makes no
+   * task of it. `capabilities` are those of a client of the 2026-07-28 protocol.
+   */
+  isPlain(caller: Caller, tool: string, args: unknown, capabilities: ClientCapabilities | undefined): boolean;
   /** Passes the gate, runs a tool and counts the call, as `tools/call` does. */
   call(tool: string, args: unknown, context: ToolContext): Ran;
   /** What everything that is run for a caller stands on. */
@@ -75,6 +85,8 @@ export interface Protocol {
   stepUp?(caller: Caller, body: unknown): string | undefined;
   /** The way past the SDK's dispatch; absent: every request takes the SDK's. */
   readonly direct?: DirectCalls;
+  /** Sends away who waits for what takes longer than this server is there, and can be asked for anew. */
+  endWaits?(): void;
   /** Calls `changed` whenever the resource is another than before. Rejects with a {@link ProtocolError} when it cannot. */
   watch(uri: string, caller: Caller, changed: () => void): Promise<() => void>;
 }
@@ -143,12 +155,13 @@ export function createContexts({ workspaces, ...shared }: Services, log: Fastify
 
 /** Serves the protocol's methods, of every era and over every transport, by the SDK's low-level `Server`. */
 export function createProtocol(options: ProtocolOptions): Protocol {
-  const { tools, gate, carryOut, prompts, sources, services, contextOf } = options;
-  const calling = toolMethods({ gate, carryOut });
+  const { tools, gate, carryOut, prompts, sources, services, contextOf, tasks } = options;
+  const calling = toolMethods({ gate, carryOut, tasks });
   const prompting = promptMethods(prompts);
   const reading = resourceMethods(sources);
   const methods: readonly Answering[] = [
     ...calling.methods,
+    ...tasks.methods,
     ...prompting.methods,
     ...reading.methods,
     ...completionMethods(prompts, sources),
@@ -162,9 +175,10 @@ export function createProtocol(options: ProtocolOptions): Protocol {
   const { name, version } = services.runtime;
   const info = { name, version, title: "MCP on AKS", icons: icons.server };
   const unchanging = { ttlMs: LIST_TTL_MS, cacheScope: "private" } as const;
-  const serverOptions: ServerOptions = {
-    // The lists of tools and prompts change with a deployment, and no stream lives through one: nothing to tell.
-    capabilities: { tools: {}, prompts: {}, resources: { subscribe: true }, completions: {}, logging: {} },
+  // The lists of tools and prompts change with a deployment, and no stream lives through one: nothing to tell.
+  const capabilities = { tools: {}, prompts: {}, resources: { subscribe: true }, completions: {}, logging: {} };
+  const newerOptions: ServerOptions = {
+    capabilities: { ...capabilities, extensions: { [TASKS_EXTENSION]: {} } },
     instructions: INSTRUCTIONS,
     cacheHints: {
       "tools/list": unchanging,
@@ -175,6 +189,10 @@ export function createProtocol(options: ProtocolOptions): Protocol {
       "resources/read": { ttlMs: FILES_TTL_MS, cacheScope: "private" },
     },
     inputRequired: { roundTimeoutMs: ANSWER_TIMEOUT_MS },
+  };
+  const olderOptions: ServerOptions = {
+    ...newerOptions,
+    capabilities: { ...capabilities, tasks: { list: {}, cancel: {}, requests: { tools: { call: {} } } } },
   };
 
   return {
@@ -187,9 +205,9 @@ export function createProtocol(options: ProtocolOptions): Protocol {
         ["resources/subscribe", reading.scopeFor],
       ]),
     ),
-    direct: { hasTool: calling.has, call: calling.call, contextOf },
-    server({ caller: everyone, connection, method } = {}) {
-      const server = new Server(info, serverOptions);
+    direct: { isPlain: calling.isPlain, call: calling.call, contextOf },
+    server({ caller: everyone, connection, method, newer = false } = {}) {
+      const server = new TaskServer(info, newer ? newerOptions : olderOptions);
       const exchangeOf = (context: ServerContext): Exchange => {
         const authInfo = context.http?.authInfo;
         const caller = everyone ?? callerOf(authInfo);
@@ -197,12 +215,13 @@ export function createProtocol(options: ProtocolOptions): Protocol {
         const { signal } = context.mcpReq;
         const call = async () => ({ ...(await contextOf(caller)), signal, traceId: traceIdIn(context) });
         const ran = () => takeRan(authInfo);
-        return { caller, call, context, server, connection, ran };
+        return { caller, call, traceId: () => traceIdIn(context), context, server, connection, ran };
       };
       const one = method === undefined ? undefined : byMethod.get(method);
       for (const each of one === undefined ? methods : [one]) each.register(server, exchangeOf);
       return server;
     },
+    endWaits: () => tasks.endWaits(),
     async watch(uri, caller, changed) {
       try {
         const source = reading.sourceOf(caller, uri);

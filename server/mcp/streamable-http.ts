@@ -75,7 +75,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
 
   const calls = createMcpHandler(
     // The header is required, and the SDK has found it to name the body's method by then.
-    ({ requestInfo }) => protocol.server({ method: requestInfo?.headers.get("mcp-method") ?? undefined }),
+    ({ requestInfo }) => protocol.server({ method: requestInfo?.headers.get("mcp-method") ?? undefined, newer: true }),
     { legacy: "reject" },
   );
   const whileHolds = createCredentialWatch(stillHolds);
@@ -307,6 +307,7 @@ export function createStreamableHttp(options: StreamableHttpOptions): Streamable
     upgrades: sockets.upgrades,
     plugin,
     async endStreams() {
+      protocol.endWaits?.();
       sockets.drain();
       older.endStreams();
       await streams.endAll();

@@ -42,7 +42,9 @@ export function createToolCalls(options: ToolCallsOptions): CarryOut {
   const { gate, metrics, log, idempotentCalls, resultCache } = options;
   /** What comes of a call that was let in, which need not have it run. */
   const comeOf = (tool: Tool, args: unknown, context: ToolContext): Promise<Outcome> => {
-    const resultLimit = context.run === undefined ? context.resultLimit : JOB_RESULT_BYTES;
+    // A job has its own key, and its own fence.
+    if (context.run !== undefined) return outcomeOf(tool, args, context, JOB_RESULT_BYTES);
+    const { resultLimit } = context;
     const key = tool.idempotencyKey?.(args);
     if (key === undefined && tool.cacheSeconds === undefined) return outcomeOf(tool, args, context, resultLimit);
     const run = () => outcomeOf(tool, args, context, resultLimit);

@@ -56,7 +56,7 @@ const Call = {
   arguments: z.record(z.string(), z.string()),
 };
 
-export const OUTCOMES = ["ok", "failed", "cancelled", "asked", "broken", "denied"] as const;
+export const OUTCOMES = ["ok", "failed", "cancelled", "asked", "queued", "broken", "denied"] as const;
 
 /** A line of the audit trail. */
 export const AuditLine = z.discriminatedUnion("event", [

@@ -6,13 +6,16 @@ export type JobOutcome = "succeeded" | "failed" | "cancelled" | "expired" | "dea
 /** Why a message was set aside. */
 export type DeadLetterReason = "lost" | "attempts" | "unreadable" | "unknown-job";
 
+/** How a tool's run ended. */
 export type ToolStatus = "ok" | "failed" | "asked" | "cancelled" | "broken";
+/** What became of a call, which may be a job that runs later. */
+export type CallStatus = ToolStatus | "queued";
 
 /** What the server counts. Every label is bounded: names from the network become `other`, never a new series. */
 export interface Metrics {
   readonly registry: Registry;
-  /** `failed`: the caller can mend it. `asked`: its user was asked first. `broken`: the tool has a fault. */
-  toolCalled(tool: string, status: ToolStatus, seconds: number): void;
+  /** `failed`: the caller can mend it. `asked`: its user was asked first. `queued`: it has become a job. `broken`: the tool has a fault. */
+  toolCalled(tool: string, status: CallStatus, seconds: number): void;
   /** `method` is the JSON-RPC method, or undefined when there was none to read. */
   requestServed(method: string | undefined, httpStatus: number, seconds: number): void;
   connectionOpened(): void;
@@ -55,6 +58,11 @@ const METHODS: ReadonlySet<string> = new Set([
   "completion/complete",
   "logging/setLevel",
   "subscriptions/listen",
+  "tasks/get",
+  "tasks/result",
+  "tasks/list",
+  "tasks/cancel",
+  "tasks/update",
   "notifications/initialized",
   "notifications/cancelled",
   "notifications/progress",
@@ -84,7 +92,7 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
   collectDefaultMetrics({ register: registry });
   const toolCalls = new Counter({
     name: "mcp_tool_calls_total",
-    help: "Tool calls by outcome: ok, failed (the caller can mend it), asked (the user was asked first), cancelled, broken (a fault of the tool)",
+    help: "Tool calls by outcome: ok, failed (the caller can mend it), asked (the user was asked first), queued (it has become a job), cancelled, broken (a fault of the tool)",
     labelNames: ["tool", "status"],
     registers,
   });

@@ -422,7 +422,7 @@ export function resilientQueue(queue: JobQueue, connector: Connector): JobQueue 
   };
 }
 
-const STORE_ANSWERS = [JobConflict, ImpossibleEvent, UnreadableJob, InvalidCursor] as const;
+const STORE_ANSWERS = [JobConflict, ImpossibleEvent, UnreadableJob, InvalidCursor, RangeError] as const;
 
 function isStoreAnswer(error: unknown): boolean {
   return STORE_ANSWERS.some((answer) => error instanceof answer) || isAnswer(error);
@@ -465,6 +465,7 @@ export function resilientStore(
     events: (query) => each(store.events(query)),
     putContent: (ref, name, text) => content(() => store.putContent(ref, name, text)),
     content: (ref, name) => content(() => store.content(ref, name)),
+    repair: (job) => row(() => store.repair(job)),
     check: () => row(() => store.check()),
   };
 }

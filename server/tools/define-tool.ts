@@ -144,8 +144,10 @@ export interface Tool {
   /** Without it, there is no such tool for a caller. */
   readonly role: Role;
   readonly listing: ToolListing;
-  /** Whether it may run as a job: see `submit_job`. */
-  readonly job?: boolean;
+  /** Whether it may run as a job: see `submit_job`. `only`: it is called in no other way. */
+  readonly job?: boolean | "only" | undefined;
+  /** Of a tool that may: whether this call is better made so, where its client leaves that to the server. Absent: all are. */
+  asTask?(args: unknown): boolean;
   /** What is wrong with `args`, in the words of a call's refusal; undefined when nothing is. */
   faultsIn?(args: unknown): string | undefined;
   /** The call that this one asks to be made later. Whoever may not make that one may not make this one. */
@@ -188,14 +190,17 @@ interface ToolDefinition<Input extends z.ZodObject, Output extends z.ZodObject> 
   /**
    * `true`: it may run as a job, without its caller, for as long as a job may take. It then asks its user nothing, reports
    * how far it is by `client.progress`, ends when `signal` aborts, and hands `run` on to services that know calls again.
+   * `only`: it always takes so long that it runs in no other way.
    */
-  job?: boolean;
+  job?: boolean | "only";
   /** What a caller must be to know of the tool: `reader` looks, `operator` changes, `admin` governs. */
   role: Role;
   /** Where some input needs more than `role`: the role that this one needs. */
   roleFor?(input: z.output<Input>): Role;
   /** What of the input rules of access may go by, and an audit may show. */
   facets?: Readonly<Record<string, (input: z.output<Input>, context: FacetContext) => Facet | undefined>>;
+  /** Where a client leaves it to the server which calls become jobs: whether this one should. Default: each does. */
+  asTask?(input: z.output<Input>): boolean;
   /** See {@link Tool.asksFor}. */
   asksFor?(input: z.output<Input>): { readonly tool: string; readonly args: unknown };
   /**
@@ -240,7 +245,8 @@ const IdempotencyKey = z
 export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject>(
   definition: ToolDefinition<Input, Output>,
 ): DefinedTool {
-  const { name, title, description, annotations, icons, role, roleFor, job, asksFor, output, links, run } = definition;
+  const { name, title, description, annotations, icons, role, roleFor, job, asTask, asksFor, output, links, run } =
+    definition;
   const { cacheSeconds } = definition;
   if (cacheSeconds !== undefined && !annotations.readOnlyHint) {
     throw new Error(`${name} has cacheSeconds, and changes something: only what is read may be given again.`);
@@ -323,6 +329,13 @@ export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject
       },
     }),
     cacheSeconds,
+    ...(asTask && {
+      asTask: (args: unknown) => {
+        const input = look(args);
+        // What is none of the tool's arguments is soonest told so at once.
+        return input !== undefined && asTask(input);
+      },
+    }),
     facetNames: facets.map(([name]) => name),
     facets(args, context) {
       const input = look(args);

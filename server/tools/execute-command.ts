@@ -21,6 +21,8 @@ const ARGUMENT_BYTES_LIMIT = 128 * 1024 - 1;
 /** And far more of them than this, environment included (ARG_MAX), but what wraps a command needs room as well. */
 const ARGUMENTS_BYTES_LIMIT = 1024 * 1024;
 const ARGUMENTS_LIMIT = 4096;
+/** Clients commonly give a call 60 seconds; what is expected to take half of that is no call to wait for. */
+const LONG_SECONDS = 30;
 
 const withoutNul = (value: string) => !value.includes("\0");
 
@@ -74,6 +76,8 @@ export const executeCommand = defineTool({
   icons: icons.terminal,
   role: "operator",
   job: true,
+  // Most commands are over before a task could be asked after once.
+  asTask: ({ timeout = 0 }) => timeout > LONG_SECONDS,
   facets: { program: ({ command, args }, { shell }) => programIn(command, args, shell) },
   links: ({ stdoutResource, stderrResource }) => [
     ...(stdoutResource === undefined ? [] : [linkTo(stdoutResource, "All of stdout")]),

@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import { createRequestStateCodec, type InputRequests, ProtocolError } from "@modelcontextprotocol/server";
 import { type ClientChannel, InputNeeded } from "../../server/tools/client-channel.ts";
 import { type Tool, type ToolContext, ToolFailure, type ToolResult } from "../../server/tools/define-tool.ts";
@@ -33,7 +34,7 @@ function tool(name: string, description: string, run: Run, inputSchema: JsonSche
 }
 
 const text = (value: string): ToolResult => ({ content: [{ type: "text", text: value }] });
-const pause = () => new Promise((resolve) => setTimeout(resolve, 50));
+const pause = () => setTimeout(50);
 
 const content: readonly Tool[] = [
   tool("test_simple_text", "Returns text.", () => text("This is a simple text response for testing.")),
@@ -314,10 +315,57 @@ const schemas: readonly Tool[] = [
   }),
 ];
 
+const SECONDS: JsonSchema = {
+  type: "object",
+  properties: { seconds: { type: "number" }, label: { type: "string" } },
+};
+
+/** Tools that the scenarios of the tasks extension call. */
+const asTasks: readonly Tool[] = [
+  tool("greet", "Greets.", ({ name }) => text(`Hello, ${name}!`), {
+    type: "object",
+    properties: { name: { type: "string" } },
+    required: ["name"],
+  }),
+  {
+    ...tool(
+      "slow_compute",
+      "Takes as many seconds as it is told.",
+      async ({ seconds, label }, { signal }) => {
+        await setTimeout(Number(seconds) * 1000, undefined, { signal });
+        return text(`Computed ${label} in ${seconds} seconds.`);
+      },
+      SECONDS,
+    ),
+    job: true,
+  },
+  {
+    ...tool("failing_job", "Fails after a second, and takes no plain calls.", async (_args, { signal }) => {
+      await setTimeout(1000, undefined, { signal });
+      throw new ToolFailure("This job always fails.");
+    }),
+    job: "only",
+  },
+  {
+    ...asking("confirm_delete", { confirm: form("Delete it?", OK_FORM) }, "Deleted:", {
+      type: "object",
+      properties: { filename: { type: "string" } },
+    }),
+    job: true,
+  },
+  {
+    ...tool("protocol_error_job", "Ends in an error of the protocol.", () => {
+      throw new ProtocolError(-32603, "This job always breaks.");
+    }),
+    job: true,
+  },
+];
+
 export const fixtureTools: readonly Tool[] = [
   ...content,
   ...whileRunning,
   ...olderQuestions,
   ...multiRound,
   ...schemas,
+  ...asTasks,
 ];

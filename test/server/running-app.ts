@@ -32,7 +32,7 @@ export const quickSources = () => resourceSources(createFileWatch({ intervalMs: 
 export async function testApp(
   env: Record<string, string> = {},
   tools?: readonly Tool[],
-  options: Omit<Parameters<typeof buildApp>[0], "config" | "log" | "tools"> = {},
+  options: Omit<Parameters<typeof buildApp>[0], "config" | "log"> = {},
   atEnd: AtEnd = onTestFinished,
 ): Promise<TestApp> {
   const workspace = await temporaryDirectory(atEnd);

@@ -24,22 +24,30 @@ export interface Reachable {
 
 type Env = Record<string, string>;
 
-async function overHttp(env: Env = {}, atEnd: AtEnd = onTestFinished): Promise<Reachable> {
-  const server = await testApp(env, undefined, {}, atEnd);
+/** What the server has in place of its own. */
+type Parts = Pick<Parameters<typeof buildCore>[0], "tools">;
+
+async function overHttp(env: Env = {}, atEnd: AtEnd = onTestFinished, parts: Parts = {}): Promise<Reachable> {
+  const server = await testApp(env, undefined, parts, atEnd);
   return { transport: new ModernHttp(await listening(server)), workspace: server.config.WORKSPACE_PATH };
 }
 
-async function overWebSocket(env: Env = {}, atEnd: AtEnd = onTestFinished): Promise<Reachable> {
-  const server = await testApp(env, undefined, {}, atEnd);
+async function overWebSocket(env: Env = {}, atEnd: AtEnd = onTestFinished, parts: Parts = {}): Promise<Reachable> {
+  const server = await testApp(env, undefined, parts, atEnd);
   const transport = new WebSocketClientTransport(websocketUrl(await listening(server)));
   return { transport, workspace: server.config.WORKSPACE_PATH };
 }
 
 /** The stdio transport over pipes of this process; the entry itself is tested as a process, in process.test.ts. */
-async function overStdio(env: Env = {}, atEnd: AtEnd = onTestFinished): Promise<Reachable> {
+async function overStdio(env: Env = {}, atEnd: AtEnd = onTestFinished, parts: Parts = {}): Promise<Reachable> {
   const workspace = await temporaryDirectory(atEnd);
   const config = parseEnvironment({ WORKSPACE_PATH: workspace, ...env });
-  const { protocol, services } = await buildCore({ config, log: pino({ level: "silent" }), sources: quickSources() });
+  const { protocol, services } = await buildCore({
+    config,
+    log: pino({ level: "silent" }),
+    sources: quickSources(),
+    ...parts,
+  });
   const [input, output] = [new PassThrough(), new PassThrough()];
   const served = serveConnection({
     protocol,
@@ -54,7 +62,7 @@ async function overStdio(env: Env = {}, atEnd: AtEnd = onTestFinished): Promise<
   return { transport: new PipeClientTransport(output, input), workspace };
 }
 
-export const transports: Readonly<Record<string, (env?: Env, atEnd?: AtEnd) => Promise<Reachable>>> = {
+export const transports: Readonly<Record<string, (env?: Env, atEnd?: AtEnd, parts?: Parts) => Promise<Reachable>>> = {
   HTTP: overHttp,
   stdio: overStdio,
   WebSocket: overWebSocket,
