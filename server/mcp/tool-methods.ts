@@ -108,6 +108,7 @@ export interface Outcome {
   readonly status: ToolStatus;
   /** Absent when `error` is the protocol's own, to be thrown. */
   readonly result?: CallToolResult | InputRequiredResult;
+  /** What was thrown, if something was. */
   readonly error?: unknown;
   /** Bytes of what the caller gets, or a little less. */
   readonly bytes: number;
@@ -125,7 +126,7 @@ async function outcomeOf(tool: Tool, args: unknown, context: ToolContext, result
     return ended("ok", result, length);
   } catch (error) {
     if (context.signal.aborted) return ended("cancelled", failure("The call was cancelled."));
-    if (error instanceof ToolFailure) return ended("failed", failure(error.message, error.output));
+    if (error instanceof ToolFailure) return { ...ended("failed", failure(error.message, error.output)), error };
     if (error instanceof ConnectorUnavailable) {
       const { message, retryAfterSeconds } = error;
       return ended("failed", failure(`${tool.name} could not do its work: ${message}`, { retryAfterSeconds }));

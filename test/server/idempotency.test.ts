@@ -23,7 +23,7 @@ import { connectJobsTable } from "../../server/services/jobs-table.ts";
 import { createMemoryStore } from "../../server/services/shared-store-memory.ts";
 import { openWorkspace } from "../../server/services/workspace.ts";
 import { InputNeeded } from "../../server/tools/client-channel.ts";
-import { defineTool, type Tool, type ToolContext, ToolFailure } from "../../server/tools/define-tool.ts";
+import { defineTool, type Tool, ToolBusy, type ToolContext, ToolFailure } from "../../server/tools/define-tool.ts";
 import type { AtEnd } from "../infra/cli/server-process.ts";
 import { authenticate, bearer, callerNamed } from "./callers.ts";
 import { quietConnectors } from "./quiet-connectors.ts";
@@ -283,6 +283,19 @@ describe.concurrent.each(subjects)("calls with a key, remembered in %s", (_name,
     expect(await call(args, { replica: 1 })).toEqual({ ...first, _meta: { [REPEATED]: true } });
     expect(runs).toHaveLength(1);
     expect(textOf(await call({ text: "a", idempotency_key: "a b" }))).toMatch(/"idempotency_key" is "a b": a key has/);
+  });
+
+  test("that find no room are not remembered", async ({ expect, onTestFinished: atEnd }) => {
+    let full = true;
+    const { call } = await replicas(atEnd, make(), {
+      act: async () => {
+        if (full) throw new ToolBusy("Try again when one has ended.");
+      },
+    });
+    const args = keyed();
+    expect(await call(args)).toMatchObject({ isError: true });
+    full = false;
+    expect(await call(args, { replica: 1 })).toMatchObject({ structuredContent: { run: 2 } });
   });
 
   test("that ask first are run with the answer", async ({ expect, onTestFinished: atEnd }) => {
