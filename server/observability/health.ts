@@ -4,30 +4,19 @@ import type { Config } from "../config.ts";
 import type { Runtime } from "../services/runtime.ts";
 import type { Metrics } from "./metrics.ts";
 
-/** Where the process is in its life, and whether it can do what it is there for. */
+/** Where the process is in its life. It is ready, and gets traffic, between `start` and `drain`. */
 export interface Readiness {
   readonly phase: "starting" | "ready" | "draining";
-  /** Between `start` and `drain`, while what the process cannot do without is there. */
-  readonly ready: boolean;
   start(): void;
   /** From here on readiness probes fail; requests are still answered. */
   drain(): void;
 }
 
-/**
- * `needs` is what the process cannot do without. For a server that is nothing outside: without Redis each replica counts
- * by itself, without Key Vault the keys that it knows go on, without the queue and the table jobs and calls with an
- * idempotency key are refused and all others are answered; taken out of service with all its replicas, it would answer
- * none. A worker without queue and store does nothing, and says so.
- */
-export function createReadiness(needs: readonly { readonly healthy: boolean }[] = []): Readiness {
+export function createReadiness(): Readiness {
   let phase: Readiness["phase"] = "starting";
   return {
     get phase() {
       return phase;
-    },
-    get ready() {
-      return phase === "ready" && needs.every(({ healthy }) => healthy);
     },
     start() {
       phase = "ready";
@@ -43,9 +32,8 @@ export const probes = fastifyPlugin(
   async (app: FastifyInstance, { readiness }: { readiness: Readiness }) => {
     const live = async () => ({ status: "ok" });
     const ready = async (_request: unknown, reply: FastifyReply) => {
-      const { ready } = readiness;
-      if (!ready) reply.code(503);
-      return { status: ready ? "ok" : "unavailable" };
+      if (readiness.phase !== "ready") reply.code(503);
+      return { status: readiness.phase === "ready" ? "ok" : "unavailable" };
     };
     app.get("/health/live", live);
     app.get("/healthz", live);
@@ -71,7 +59,7 @@ export const operatorPages = fastifyPlugin(
       return metrics.registry.metrics();
     });
     app.get("/health/detailed", async () => ({
-      status: readiness.ready ? "ok" : "unavailable",
+      status: readiness.phase === "ready" ? "ok" : "unavailable",
       phase: readiness.phase,
       server: { name: runtime.name, version: runtime.version },
       ...runtime.usage(),

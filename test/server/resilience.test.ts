@@ -3,7 +3,6 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { z } from "zod";
-import { createReadiness } from "../../server/observability/health.ts";
 import { createMetrics } from "../../server/observability/metrics.ts";
 import type { Job, JobEvent } from "../../server/services/jobs/job.ts";
 import type { Delivery, JobQueue } from "../../server/services/jobs/queue.ts";
@@ -306,22 +305,6 @@ describe("queue and store of jobs behind their connectors", () => {
     await expect(queue.check()).rejects.toThrow("ECONNREFUSED");
     expect(bus.healthy).toBe(false);
   });
-});
-
-test("a process is ready while it has what it cannot do without", async () => {
-  const { connectors } = setUp();
-  const tables = connectors.of("tables");
-  const [server, worker] = [createReadiness(), createReadiness([tables, connectors.of("service-bus")])];
-  expect([server.ready, worker.ready]).toEqual([false, false]);
-  server.start();
-  worker.start();
-  expect([server.ready, worker.ready]).toEqual([true, true]);
-  await fail(tables, 1);
-  expect([server.ready, worker.ready]).toEqual([true, false]);
-  await tables.run(async () => {});
-  expect(worker.ready).toBe(true);
-  worker.drain();
-  expect(worker.ready).toBe(false);
 });
 
 test("a tool whose service is down tells its caller when to come back, and is soon done with it", async () => {
