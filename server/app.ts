@@ -269,7 +269,6 @@ export async function detailsOf({
     ),
     workspace: await workspaces.space().catch(() => "unavailable"),
     sharedStore: { kind: shared.store.kind, healthy: shared.store.healthy },
-    connectors: shared.connectors.details(),
   };
 }
 
@@ -341,7 +340,7 @@ export async function buildListeners(
     metrics,
     readiness,
     runtime,
-    details: async () => ({ audit: trail.details(), ...(await details()) }),
+    details: async () => ({ audit: trail.details(), connectors: connectors.details(), ...(await details()) }),
   });
 
   return { app, operator, readiness, mcp, work, audit: trail };

@@ -34,6 +34,7 @@ export async function buildWorker(
     runtime: services.runtime,
     details: async () => ({
       audit: audit.details(),
+      connectors: shared.connectors.details(),
       ...(await detailsOf({ services, shared, jobService })),
     }),
   });

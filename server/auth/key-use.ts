@@ -96,6 +96,9 @@ async function readUses(path: string): Promise<Record<string, string>> {
   }
 }
 
+/** Longest that writing one use may take: a server that ends waits for it. */
+const ROW_TIMEOUT_MS = 5000;
+
 /**
  * Notes uses in the table of job state, in a partition of their own: the one table that a server's identity may write.
  */
@@ -106,7 +109,11 @@ export function useTable(table: JobsTable, connector: Connector): WriteUses {
     const rows = await client;
     for (const [id, at] of uses) {
       const row = { partitionKey: USE_PARTITION, rowKey: id, lastUsed: new Date(at) };
-      await connector.run((abortSignal) => rows.upsertEntity(row, "Merge", { abortSignal }));
+      await connector.run((signal) =>
+        rows.upsertEntity(row, "Merge", {
+          abortSignal: AbortSignal.any([signal, AbortSignal.timeout(ROW_TIMEOUT_MS)]),
+        }),
+      );
     }
   };
 }

@@ -10,7 +10,7 @@ import { ANSWER_BYTES_LIMIT, type IdempotencyStore, type KeyedRef, rowOf } from 
 import { ownerOf } from "../services/jobs/job.ts";
 import { ConnectorUnavailable } from "../services/resilience.ts";
 import { unlessAborted } from "../services/unless-aborted.ts";
-import { callerKey, IDEMPOTENCY_KEY, type Tool, type ToolContext } from "../tools/define-tool.ts";
+import { callerKey, IDEMPOTENCY_KEY, type Tool, ToolBusy, type ToolContext } from "../tools/define-tool.ts";
 import { failure, type Outcome } from "./tool-calls.ts";
 
 /** A call of a tool with effects that came with an idempotency key. */
@@ -99,13 +99,15 @@ export function createIdempotentCalls({
     const write = async (answer?: Uint8Array) => {
       if (version === undefined) return;
       const record = { digest, holder, answer };
-      const before = version;
-      version = await store.write(ref, before, record);
-      if (version !== undefined) return;
-      // It may have been this write, or one before it, whose answer was lost on the way.
-      const there = await store.read(ref);
-      if (there?.holder !== holder) return;
-      version = there.answer === undefined ? await store.write(ref, there.version, record) : there.version;
+      let written = await store.write(ref, version, record);
+      if (written === undefined) {
+        // It may have been this write, or one before it, whose answer was lost on the way.
+        const there = await store.read(ref);
+        const isOurs = there?.holder === holder;
+        if (isOurs && there.answer !== undefined) written = there.version;
+        else if (isOurs) written = await store.write(ref, there.version, record);
+      }
+      version = written;
     };
     const forget = async () => {
       if (version !== undefined) await store.remove(ref, version).catch(unkept);
@@ -138,7 +140,7 @@ export function createIdempotentCalls({
     if (kept === undefined) {
       await forget();
     } else {
-      await write(await pack(kept)).catch(unkept);
+      await pack(kept).then(write).catch(unkept);
     }
     return { outcome, kept };
   };
@@ -199,8 +201,10 @@ function remembered(tool: Tool, outcome: Outcome): Outcome | undefined {
   const { idempotentHint } = tool.listing.annotations;
   switch (outcome.status) {
     case "ok":
-    case "failed":
       return outcome;
+    case "failed":
+      // Where nothing was done, it may be another time.
+      return outcome.error instanceof ToolBusy ? undefined : outcome;
     case "asked":
       // Nothing was changed yet: it is run anew with the answers.
       return undefined;

@@ -75,6 +75,7 @@ export function createResultCache({
       if (text !== undefined) {
         if (mine) await place.unlock(key);
         metrics.cacheRequested(tool.name, waited ? "wait" : "hit");
+        // As it was written, here or by another replica.
         return JSON.parse(text) as Outcome;
       }
       if (mine || clock() >= until || context.signal.aborted) break;

@@ -55,8 +55,6 @@ const LOOK_MS = { first: 100, growth: 1.5, most: 2000 };
 const TaskParams = z.object({ taskId: z.string() });
 const ListParams = z.object({ cursor: z.string().optional() });
 
-/** The argument by which tools with effects know a call that was made before. */
-
 export function taskMethods({ jobs, gate, metrics, log, keptMs }: TaskMethodsOptions): TaskMethods {
   const ending = new AbortController();
 

@@ -18,6 +18,8 @@ const PARTITIONS = "idempotency-";
 /** The first name after all of them. */
 const AFTER_PARTITIONS = "idempotency.";
 
+/** Longest that one request may take, retries included: a call waits for it. */
+const REQUEST_TIMEOUT_MS = 10_000;
 /** Between two looks at what is old enough to go. */
 const SWEEP_INTERVAL_MS = 60 * 60_000;
 
@@ -42,12 +44,12 @@ export function createTableIdempotency(options: TableOptions): IdempotencyStore 
   let sweepAt = 0;
 
   const ask = <Result>(operation: (table: TableClient, abortSignal: AbortSignal) => Promise<Result>) =>
-    connector.run(async (abortSignal) => {
+    connector.run(async (signal) => {
       client ??= connect().catch((error: unknown) => {
         client = undefined;
         throw error;
       });
-      return operation(await client, abortSignal);
+      return operation(await client, AbortSignal.any([signal, AbortSignal.timeout(REQUEST_TIMEOUT_MS)]));
     });
 
   /** Removes what is old, of all callers, beside the calls. `now` is the table's. */

@@ -162,13 +162,13 @@ export function createConnectors(counts: (name: ConnectorName) => ConnectorCount
     return observation;
   };
   return {
-    of: (name) => once(guarded, name, () => createConnector(observe(name), POLICIES[name])),
-    watched: (name) => once(watched, name, () => createWatched(observe(name))),
+    of: (name) => kept(guarded, name, () => createConnector(observe(name), POLICIES[name])),
+    watched: (name) => kept(watched, name, () => createWatched(observe(name))),
     details: () => Object.fromEntries(observations.map(({ name, details }) => [name, details()])),
   };
 }
 
-function once<Key, Value>(made: Map<Key, Value>, key: Key, make: () => Value): Value {
+function kept<Key, Value>(made: Map<Key, Value>, key: Key, make: () => Value): Value {
   const known = made.get(key);
   if (known !== undefined) return known;
   const value = make();
@@ -294,6 +294,8 @@ function createConnector(observation: Observation, { timeoutMs, concurrency, ret
     const room = bulkhead(concurrency, concurrency);
     // Aggressive: an operation that does not listen to its signal is not waited for.
     const once = wrap(breaker, timeout(timeoutMs, { strategy: TimeoutStrategy.Aggressive, abortOnReturn: false }));
+    const isRefusal = (error: unknown) =>
+      error instanceof cockatiel.BrokenCircuitError || error instanceof cockatiel.BulkheadRejectedError;
     const again = retry(
       handleWhen((error) => {
         if (isRefusal(error) || budget < 1) return false;
@@ -305,8 +307,6 @@ function createConnector(observation: Observation, { timeoutMs, concurrency, ret
         backoff: new ExponentialBackoff({ initialDelay: FIRST_RETRY_MS, maxDelay: LONGEST_RETRY_MS }),
       },
     );
-    const isRefusal = (error: unknown) =>
-      error instanceof cockatiel.BrokenCircuitError || error instanceof cockatiel.BulkheadRejectedError;
     const unavailable = (cause: unknown): unknown => {
       if (cause instanceof cockatiel.BrokenCircuitError) {
         return new ConnectorUnavailable(name, "does not answer at the moment", observation.retryAfterSeconds());

@@ -229,6 +229,7 @@ export class ToolFailure extends Error {
 
 /** A failure of the moment: nothing was done, and the same call may well be carried out in a while. */
 export class ToolBusy extends ToolFailure {}
+
 /** The argument that every tool with effects takes beside its own; see `server/mcp/idempotent-calls.ts`. */
 export const IDEMPOTENCY_KEY = "idempotency_key";
 

@@ -21,7 +21,7 @@ import { createTableIdempotency } from "../../server/services/idempotency-table.
 import { connectJobsTable } from "../../server/services/jobs-table.ts";
 import { openWorkspace } from "../../server/services/workspace.ts";
 import { InputNeeded } from "../../server/tools/client-channel.ts";
-import { defineTool, type Tool, type ToolContext, ToolFailure } from "../../server/tools/define-tool.ts";
+import { defineTool, type Tool, ToolBusy, type ToolContext, ToolFailure } from "../../server/tools/define-tool.ts";
 import type { AtEnd } from "../infra/cli/server-process.ts";
 import { authenticate, bearer, callerNamed } from "./callers.ts";
 import { quietConnectors } from "./quiet-connectors.ts";
@@ -282,6 +282,19 @@ describe.concurrent.each(subjects)("calls with a key, remembered in %s", (_name,
     expect(textOf(await call({ text: "a", idempotency_key: "a b" }))).toMatch(/"idempotency_key" is "a b": a key has/);
   });
 
+  test("that find no room are not remembered", async ({ expect, onTestFinished: atEnd }) => {
+    let full = true;
+    const { call } = await replicas(atEnd, make(), {
+      act: async () => {
+        if (full) throw new ToolBusy("Try again when one has ended.");
+      },
+    });
+    const args = keyed();
+    expect(await call(args)).toMatchObject({ isError: true });
+    full = false;
+    expect(await call(args, { replica: 1 })).toMatchObject({ structuredContent: { run: 2 } });
+  });
+
   test("that ask first are run with the answer", async ({ expect, onTestFinished: atEnd }) => {
     const { call, runs } = await replicas(atEnd, make(), {
       act: async (_text, { client }) => {
@@ -339,14 +352,14 @@ describe.concurrent.each(subjects)("calls with a key, remembered in %s", (_name,
 
   test("outlast their lease while they are at work, and are waited for", async ({ expect, onTestFinished: atEnd }) => {
     const { promise: goOn, resolve } = Promise.withResolvers<void>();
-    const { call, runs } = await replicas(atEnd, make(), { leaseMs: 300, act: () => goOn });
+    const { call, runs } = await replicas(atEnd, make(), { leaseMs: 1000, act: () => goOn });
     const args = keyed();
     const first = call(args);
     await expect.poll(() => runs.length).toBe(1);
     const second = call(args, { replica: 1 });
     const impatient = new AbortController();
     const third = call(args, { replica: 1, signal: impatient.signal });
-    await sleep(700);
+    await sleep(1300);
     impatient.abort();
     expect(textOf(await third)).toBe("The call was cancelled.");
     resolve();
@@ -470,6 +483,26 @@ describe("a server", () => {
     const { body = "" } = (await apps[0]?.operator.inject("/metrics")) ?? {};
     expect(body).toMatch(/^mcp_connector_healthy\{connector="tables"\} 1$/m);
     expect(body).toMatch(/^mcp_connector_requests_total\{connector="tables"\} [1-9]/m);
+  });
+
+  test("whose table is gone refuses calls with a key, answers the others, and stays in service", async () => {
+    // Nothing listens there.
+    const { app, operator } = await testApp({ ...env, JOBS_TABLE_ENDPOINT: "http://127.0.0.1:1/devstoreaccount1" });
+    const call = async (more: Record<string, unknown>) => {
+      const args = { operation: "mkdir", path: "made", ...more };
+      return messageIn((await app.inject(rpc("tools/call", { name: "file_operation", arguments: args }))).body).result;
+    };
+    expect(await call({ idempotency_key: "1" })).toMatchObject({
+      isError: true,
+      structuredContent: { retryAfterSeconds: expect.any(Number) },
+    });
+    expect(await call({})).toMatchObject({ structuredContent: { created: true } });
+    expect((await app.inject("/health/ready")).statusCode).toBe(200);
+    expect((await operator.inject("/health/detailed")).json().connectors.tables).toMatchObject({
+      healthy: false,
+      lastError: expect.stringContaining("ECONNREFUSED"),
+    });
+    expect((await operator.inject("/metrics")).body).toMatch(/^mcp_connector_healthy\{connector="tables"\} 0$/m);
   });
 
   test("tells models of the key with every tool that has effects, and with no other", async () => {
