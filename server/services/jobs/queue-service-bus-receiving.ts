@@ -174,11 +174,10 @@ export function receiveFromServiceBus(source: Source): Receiving {
         return;
       }
     } catch (error) {
-      lock.end();
-      await session.close();
+      release(session, lock);
       throw error;
     }
-    await release(session, lock);
+    release(session, lock);
   }
 
   async function handled(delivery: Delivery): Promise<void> {
@@ -189,9 +188,9 @@ export function receiveFromServiceBus(source: Source): Receiving {
     }
   }
 
-  async function release(session: ServiceBusSessionReceiver, lock: Lock): Promise<void> {
+  function release(session: ServiceBusSessionReceiver, lock: Lock): void {
     lock.end();
-    await session.close();
+    giveBack(session);
   }
 
   /** Keeps others from what comes after a message that is to be tried again later. Takes no slot. */
@@ -200,7 +199,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
       clearTimeout(timer);
       lock.lost.removeEventListener("abort", end);
       held.delete(end);
-      release(session, lock).catch(onError);
+      release(session, lock);
       acceptSessions();
     };
     const timer = setTimeout(end, delayMs);
@@ -220,15 +219,16 @@ export function receiveFromServiceBus(source: Source): Receiving {
   }
 
   async function acceptOne(): Promise<void> {
+    const since = performance.now();
     try {
       const client = await connection.client();
       const options = { skipParsingBodyAsJson: true, maxAutoLockRenewalDurationInMs: 0 };
-      const request = client.acceptNextSession(place.orderedQueue, options);
-      const session = await unlessGivenUp(request);
-      if (!(await offer(session))) await session.close();
+      const session = await unlessGivenUp(client.acceptNextSession(place.orderedQueue, options));
+      if (!(await offer(session))) giveBack(session);
     } catch (error) {
-      // Nobody wrote to any session for as long as was asked.
-      if (NO_SESSION.has(codeOf(error))) return;
+      // Nobody wrote to any session for as long as was asked. Said at once, it would be asked for without end.
+      const waitedMs = performance.now() - since;
+      if (NO_SESSION.has(codeOf(error)) && waitedMs > SESSION_REQUEST_MS / 2) return;
       await recover(error);
     }
   }
@@ -242,7 +242,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
     try {
       return await Promise.race([request, givenUp.promise]);
     } catch (error) {
-      request.then((session) => session.close()).catch(() => {});
+      request.then(giveBack, () => {});
       throw error;
     } finally {
       giveUpRequest = undefined;
@@ -350,6 +350,11 @@ class Waiting {
     this.#offered?.taken(false);
     this.#over.resolve();
   }
+}
+
+/** Does not wait for it, which takes a minute if the connection was cut; then the session's lock runs out instead. */
+function giveBack(session: ServiceBusSessionReceiver): void {
+  session.close().catch(() => {});
 }
 
 /** A message, or none once the signal says so. */
