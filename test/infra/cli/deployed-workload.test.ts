@@ -4,11 +4,12 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { deployedServer, localServer } from "../../../infra/cli/deployed-server.ts";
+import { deployedServer } from "../../../infra/cli/deployed-workload.ts";
 import { drive } from "../../../infra/cli/drive.ts";
 import { waitForProbe } from "../../../infra/cli/kubelet.ts";
 import { credentialOf, localIdentity } from "../../../infra/cli/local-identity.ts";
-import { assertPortIsFree, freePorts, startServer } from "../../../infra/cli/local-process.ts";
+import { assertPortIsFree, freePorts, startWorkload } from "../../../infra/cli/local-process.ts";
+import { localServer } from "../../../infra/cli/local-workload.ts";
 import { Steps } from "../../../infra/cli/terminal.ts";
 import { KEY, serverObjects } from "./planned-objects.ts";
 import { recordingTerminal } from "./recording-terminal.ts";
@@ -107,7 +108,7 @@ describe("on this machine", () => {
     const volumes = await directory();
     const server = deployedServer(serverObjects());
     const local = localServer(server, { key: KEY, volumes, ports: await freePorts() });
-    const running = await startServer(local, server.terminationGraceSeconds);
+    const running = await startWorkload(local, server.terminationGraceSeconds);
     onTestFinished(async () => void (await running.stop()));
     for (const name of ["startup", "readiness"] as const) {
       const probe = server.probes[name];
@@ -128,7 +129,7 @@ describe("on this machine", () => {
   test("a server that refuses its environment is reported with its own words", async () => {
     const server = deployedServer(serverObjects({ data: { LOG_LEVEL: "loud" } }));
     const local = localServer(server, { key: KEY, volumes: await directory(), ports: await freePorts() });
-    const running = await startServer(local, 1);
+    const running = await startWorkload(local, 1);
     const probe = server.probes.startup;
     if (!probe) throw new Error("the fixture has a startup probe");
     await expect(waitForProbe("startup", probe, server, local, running)).rejects.toThrow(
@@ -142,7 +143,7 @@ describe("on this machine", () => {
     };
     const server = deployedServer(serverObjects({ container }));
     const local = localServer(server, { key: KEY, volumes: await directory(), ports: await freePorts() });
-    const running = await startServer(local, 5);
+    const running = await startWorkload(local, 5);
     onTestFinished(async () => void (await running.stop()));
     const probe = server.probes.startup;
     const listening = server.probes.readiness;
@@ -167,7 +168,7 @@ describe("on this machine", () => {
   test("volume directories are made under the rehearsal's own", async () => {
     const volumes = await directory();
     const local = localServer(deployedServer(serverObjects()), { key: KEY, volumes, ports: await freePorts() });
-    const running = await startServer({ ...local, command: [process.execPath, "--version"] }, 1);
+    const running = await startWorkload({ ...local, command: [process.execPath, "--version"] }, 1);
     await running.ended;
     await Promise.all(["workspace", "tmp"].map((name) => access(join(volumes, name))));
     expect(running.lastLines()).toBe(process.version);
