@@ -48,6 +48,8 @@ const Submission = z.object({
   repeatable: z.boolean(),
   /** Jobs of one caller with the same key run one after the other, in order. */
   orderKey: z.string().optional(),
+  /** Of one owner, there is one job with the same key, as long as it is kept. */
+  idempotencyKey: z.string().optional(),
   /** W3C trace id of the request that submitted it. */
   traceId: z.string().optional(),
 });

@@ -28,9 +28,15 @@ export interface JobStore {
   now(): number;
   /**
    * Adds a job with its first event, in one step, and notes that its message is owed to the queue until {@link sent}.
-   * False, and nothing is changed, when there is a job of that id.
+   * False, and nothing is changed, when there is a job of that id, or one of that owner with that idempotency key.
    */
   insert(job: Job, event: JobEvent): Promise<boolean>;
+  /** The owner's job with that idempotency key. */
+  find(query: {
+    readonly partition: string;
+    readonly owner: string;
+    readonly idempotencyKey: string;
+  }): Promise<JobRef | undefined>;
   read(ref: JobRef): Promise<StoredJob | undefined>;
   /**
    * Changes a job and appends the events that did it, in one step; no events: the row is written as it is, which renews a
