@@ -23,9 +23,11 @@ import { parseSettings, refusePlaceholders } from "./settings.ts";
 import { Alerts } from "./workload/alerts.ts";
 import { ApiKey } from "./workload/api-key.ts";
 import { ServerImage } from "./workload/image.ts";
+import { JobWorker } from "./workload/job-worker.ts";
 import { McpServer } from "./workload/mcp-server.ts";
 import { JOB_WORKER, MCP_SERVER, WorkloadNamespace } from "./workload/namespace.ts";
 import { NetworkPolicies } from "./workload/network-policies.ts";
+import { Quotas } from "./workload/quotas.ts";
 import { Workspace } from "./workload/workspace.ts";
 
 /** The whole stack: settings, then Azure, then what the cluster runs for everyone, then the product. */
@@ -41,7 +43,8 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
   const { privateLink } = network;
   const registry = new Registry("registry", { site, settings, telemetry, privateLink });
   const vault = new KeyVault("vault", { site, settings, telemetry, network });
-  const jobs = new ServiceBus("jobs", { site, settings, telemetry, privateLink });
+  const { workers } = settings.jobs;
+  const jobs = workers && new ServiceBus("jobs", { site, settings, telemetry, privateLink });
   const storage = new Storage("storage", { site, settings, network });
   const cache = settings.cache && new Cache("cache", { site, settings: settings.cache, privateLink });
   const cluster = new Cluster("cluster", { site, settings, network, registry, telemetry });
@@ -53,9 +56,11 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
   const scaler = new WorkloadIdentity("keda", { ...federation, serviceAccount: KEDA_OPERATOR });
   vault.grantReadSecrets(server);
   auditTrail.grantWrite(server);
-  jobs.grantSend(server);
-  jobs.grantReceive(worker);
-  jobs.grantReadQueueLength(scaler, settings.keda.role);
+  auditTrail.grantWrite(worker);
+  jobs?.grantSend(server);
+  jobs?.grantReceive(worker);
+  jobs?.grantSend(worker); // what is to be run again
+  jobs?.grantReadQueueLength(scaler, settings.keda.role);
   storage.grantJobState(server);
   storage.grantJobState(worker);
   cache?.grantUse(server);
@@ -103,23 +108,34 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
     inCluster,
   );
   new NetworkPolicies("network-policies", { namespace }, inCluster);
+  const quotas = new Quotas("quotas", { settings, namespace }, inCluster);
+  const { accessPolicy } = settings;
+  const backing = { storage, cache, telemetry, auditTrail };
   const mcpServer = new McpServer(
     "mcp-server",
     {
-      settings: settings.server,
+      settings,
       namespace,
+      quotas,
       image,
       workspace,
       gateway,
-      callers: { entra, apiKey, accessPolicy: settings.accessPolicy, origins: settings.corsOrigins },
-      backing: { vault, jobs, storage, cache, telemetry, auditTrail },
+      callers: { entra, apiKey, accessPolicy, origins: settings.corsOrigins },
+      backing: { ...backing, vault, jobs },
     },
     { ...inCluster, dependsOn: [keda, envoy] },
   );
+  if (workers && jobs) {
+    new JobWorker(
+      "job-worker",
+      { settings, workers, namespace, quotas, image, workspace, accessPolicy, backing: { ...backing, jobs } },
+      { ...inCluster, dependsOn: keda },
+    );
+  }
 
   new Alerts(
     "alerts",
-    { namespace, apiKeys: authentication.apiKeys, sharedStore: cache !== undefined },
+    { namespace, apiKeys: authentication.apiKeys, sharedStore: cache !== undefined, workers },
     { ...inCluster, dependsOn: monitoring },
   );
 

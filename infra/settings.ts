@@ -53,6 +53,12 @@ export interface Settings {
     /** Whether calls that change something go on while the audit trail cannot be kept. */
     readonly auditFailure: "open" | "closed";
   };
+  readonly jobs: {
+    /** Days after its end that a job is kept, with its result. */
+    readonly retentionDays: number;
+    /** How many workers KEDA may run, by the jobs that wait. Absent: jobs run in the one server, and end with it. */
+    readonly workers?: Range;
+  };
   readonly keda: { readonly role: "queue-reader" | "receiver" };
   /** How long the audit trail is kept, and whether a copy is made that nobody can shorten. */
   readonly audit: { readonly retentionDays: number; readonly immutable: boolean };
@@ -139,6 +145,7 @@ const PROFILES = {
     cacheHighAvailability: "off",
     workspace: "nfs",
     replicas: "1-1",
+    workers: "0-2",
     commandIsolation: "auto",
     commandNetwork: "on",
     commandPrograms: "any",
@@ -165,6 +172,7 @@ const PROFILES = {
     cacheHighAvailability: "off",
     workspace: "nfs",
     replicas: "2-6",
+    workers: "0-10",
     commandIsolation: "auto",
     commandNetwork: "on",
     commandPrograms: "any",
@@ -191,6 +199,7 @@ const PROFILES = {
     cacheHighAvailability: "on",
     workspace: "nfs",
     replicas: "2-20",
+    workers: "1-20",
     commandIsolation: "required",
     commandNetwork: "off",
     // What Debian's base image has for looking at files and working with text.
@@ -396,6 +405,9 @@ const MOST_DAYS_BY_THE_DAY = 730;
 const LONG_RETENTIONS: readonly number[] = [1095, 1460, 1826, 2191, 2556, 2922, 3288, 3653, 4018, 4383];
 const LONGEST_TABLE_RETENTION = 4383;
 
+/** Beyond it the subnet of nodes and the user pool would have to grow first. */
+const MOST_WORKERS = 100;
+
 /** Every key a stack's file may carry. Pulumi.yaml describes each; a test keeps the two together. */
 const StackFile = z.object({
   profile: z
@@ -473,6 +485,8 @@ const StackFile = z.object({
   // Premium file shares start at 100 GiB and end at 100 TiB.
   workspaceSizeGiB: integer(100, 102_400, "GiB").default(100),
   replicas: z.union([z.literal(BY_PROFILE), range(1, 100, "replicas")]).default(BY_PROFILE),
+  workers: z.union([z.literal(BY_PROFILE), z.literal("none"), range(0, MOST_WORKERS, "workers")]).default(BY_PROFILE),
+  jobRetentionDays: integer(1, 365, "days").default(7),
   commandIsolation: byProfile("required", "auto"),
   commandNetwork: byProfile("on", "off"),
   commandPrograms: text(
@@ -570,9 +584,10 @@ function complete(stack: string, file: File, profile: Profile, faults: string[])
     | "auditImmutable";
   const on = (key: Switch) => choose(key) === "on";
   const pool = (value: Range | string): Range =>
-    typeof value === "string" ? range(1, 100, "nodes").parse(value) : value;
+    typeof value === "string" ? range(0, 100, "nodes").parse(value) : value;
 
   const userPool = choose("userPool");
+  const workers = choose("workers");
   const zones = choose("zones");
   const cacheSku = choose("cache");
   const programs = choose("commandPrograms");
@@ -618,6 +633,7 @@ function complete(stack: string, file: File, profile: Profile, faults: string[])
       },
       auditFailure: choose("auditFailure"),
     },
+    jobs: { retentionDays: file.jobRetentionDays, workers: workers === "none" ? undefined : pool(workers) },
     keda: { role: file.kedaRole },
     audit: {
       retentionDays: file.auditRetentionDays === "0" ? profile.auditRetentionDays : file.auditRetentionDays,
@@ -699,6 +715,22 @@ function impossibleCombinations(s: Settings): string[] {
   if (replicas > 1 && s.workspace.kind === "emptyDir") {
     faults.push(
       `mcp:workspace: "emptyDir" is another one in each of up to ${replicas} replicas; take "nfs" or set mcp:replicas to "1"`,
+    );
+  }
+  const { workers } = s.jobs;
+  if (workers && s.workspace.kind === "emptyDir") {
+    faults.push(
+      `mcp:workspace: "emptyDir" is another one in the server and in each of up to ${workers.max} workers, whose jobs would not see the callers' files; take "nfs" or set mcp:workers to "none"`,
+    );
+  }
+  if (workers?.max === 0) {
+    faults.push(
+      'mcp:workers: "0" runs no job that is submitted; write "0-2" for workers that are there when there are jobs, or "none" for jobs in the server itself',
+    );
+  }
+  if (replicas > 1 && !workers) {
+    faults.push(
+      `mcp:workers: "none" leaves jobs in the memory of one of up to ${replicas} replicas, and the others know nothing of them; write a range such as "0-2" or set mcp:replicas to "1"`,
     );
   }
   if (s.privateEndpoints && s.registry.sku !== "Premium") {

@@ -17,6 +17,7 @@ const SERVICES = {
   vault: { groupId: "vault", zone: "privatelink.vaultcore.azure.net" },
   "service-bus": { groupId: "namespace", zone: "privatelink.servicebus.windows.net" },
   table: { groupId: "table", zone: "privatelink.table.core.windows.net" },
+  blob: { groupId: "blob", zone: "privatelink.blob.core.windows.net" },
   file: { groupId: "file", zone: "privatelink.file.core.windows.net" },
   redis: { groupId: "redisEnterprise", zone: "privatelink.redis.azure.net" },
 } as const;

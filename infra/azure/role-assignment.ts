@@ -22,6 +22,7 @@ export const ROLES = {
   reader: "acdd72a7-3385-48ef-bd42-f606fba81ae7",
   "service-bus-data-receiver": "4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0",
   "service-bus-data-sender": "69a216fc-b8fb-44d8-bc22-1f3c2cd27a39",
+  "storage-blob-data-contributor": "ba92f5b4-2d11-453d-a403-e96b0029c9fe",
   "storage-table-data-contributor": "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3",
   "user-access-administrator": "18d7d88d-d35e-4fb5-a5c3-7773c20a72d9",
 } as const;

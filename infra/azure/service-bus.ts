@@ -1,4 +1,4 @@
-import { type RoleAssignment, RoleDefinition } from "@pulumi/azure-native/authorization/index.js";
+import { RoleDefinition } from "@pulumi/azure-native/authorization/index.js";
 import { Namespace, Queue } from "@pulumi/azure-native/servicebus/index.js";
 import { ComponentResource, type ComponentResourceOptions, interpolate, type Output } from "@pulumi/pulumi";
 import { globalName } from "../naming.ts";
@@ -11,6 +11,8 @@ import { ALL_METRICS, type Telemetry } from "./telemetry.ts";
 
 /** The queue that `submit_job` sends to and job-worker receives from. */
 export const JOB_QUEUE = "mcp-jobs";
+/** The same for jobs that their submitters want one after the other. */
+export const ORDERED_JOB_QUEUE = "mcp-jobs-ordered";
 
 const DEFINITION_MINUTES = 1;
 
@@ -30,17 +32,20 @@ export function queueReaderRole({ subscriptionId, parts }: Pick<Site, "subscript
   return stableGuid(subscriptionId, parts.name, parts.stack, "queue-reader");
 }
 
-/** The job queue. Costs about 10 USD a month on Standard, 680 on Premium. */
+/** The job queues. Cost about 10 USD a month on Standard, 680 on Premium, both together. */
 export class ServiceBus extends ComponentResource {
   /** Short name, as KEDA wants it. */
   readonly namespaceName: Output<string>;
   /** `<namespace>.servicebus.windows.net`, as clients want it. */
   readonly host: Output<string>;
   readonly queueName: Output<string>;
+  /** Of the queue with sessions. */
+  readonly orderedQueueName: Output<string>;
 
   readonly #name: string;
   readonly #site: Site;
-  readonly #queue: Queue;
+  /** The queues, by the words for them in resource names. */
+  readonly #queues: Readonly<Record<"queue" | "ordered-queue", Queue>>;
 
   constructor(name: string, args: ServiceBusArgs, opts?: ComponentResourceOptions) {
     super("mcp:azure:ServiceBus", name, {}, opts);
@@ -48,7 +53,12 @@ export class ServiceBus extends ComponentResource {
     this.#site = args.site;
     const premium = args.settings.serviceBus.sku === "Premium";
     const namespace = this.#createNamespace(args);
-    this.#queue = this.#createQueue(args.site, namespace, premium);
+    const queue = (word: string, queueName: string, requiresSession: boolean) =>
+      this.#createQueue(`${name}-${word}`, args.site, namespace, { queueName, requiresSession, premium });
+    this.#queues = {
+      queue: queue("queue", JOB_QUEUE, false),
+      "ordered-queue": queue("ordered-queue", ORDERED_JOB_QUEUE, true),
+    };
     const endpoint =
       args.privateLink &&
       new PrivateEndpoint(
@@ -66,29 +76,30 @@ export class ServiceBus extends ComponentResource {
 
     this.namespaceName = namespace.name;
     this.host = onceReachable(interpolate`${namespace.name}.servicebus.windows.net`, endpoint);
-    this.queueName = this.#queue.name;
-    this.registerOutputs({ host: this.host, queueName: this.queueName });
+    this.queueName = this.#queues.queue.name;
+    this.orderedQueueName = this.#queues["ordered-queue"].name;
+    this.registerOutputs({ host: this.host, queueName: this.queueName, orderedQueueName: this.orderedQueueName });
   }
 
-  /** Lets `principal` send to the queue, and nothing else. */
-  grantSend(principal: Principal): RoleAssignment {
-    return this.#grant(principal, "service-bus-data-sender");
+  /** Lets `principal` send to both queues, and nothing else. */
+  grantSend(principal: Principal): void {
+    this.#grant(principal, "service-bus-data-sender");
   }
 
-  /** Lets `principal` receive from the queue, settle messages and read its dead letters, and nothing else. */
-  grantReceive(principal: Principal): RoleAssignment {
-    return this.#grant(principal, "service-bus-data-receiver");
+  /** Lets `principal` receive from both queues, settle messages and read dead letters, and nothing else. */
+  grantReceive(principal: Principal): void {
+    this.#grant(principal, "service-bus-data-receiver");
   }
 
   /**
-   * Lets `principal` see how long the queue is. "queue-reader" is a custom role of that one action, which only Owners
+   * Lets `principal` see how long the queues are. "queue-reader" is a custom role of that one action, which only Owners
    * and User Access Administrators may define (first-deployment failure 1); "receiver" is a built-in role that holds
    * the action, and the right to receive besides.
    */
-  grantReadQueueLength(principal: Principal, role: Settings["keda"]["role"]): RoleAssignment {
+  grantReadQueueLength(principal: Principal, role: Settings["keda"]["role"]): void {
     if (role === "receiver") return this.grantReceive(principal);
     const definition = this.#defineQueueReader();
-    return this.#grant(
+    this.#grant(
       principal,
       { name: "queue-reader", id: definition.id },
       // Right after its creation a definition may be unknown to whoever checks assignments; nothing waits for this one.
@@ -117,22 +128,30 @@ export class ServiceBus extends ComponentResource {
     );
   }
 
-  #createQueue(site: Site, namespace: Namespace, premium: boolean): Queue {
+  #createQueue(
+    name: string,
+    site: Site,
+    namespace: Namespace,
+    { queueName, requiresSession, premium }: { queueName: string; requiresSession: boolean; premium: boolean },
+  ): Queue {
     return new Queue(
-      `${this.#name}-queue`,
+      name,
       {
         resourceGroupName: site.resourceGroupName,
         namespaceName: namespace.name,
-        queueName: JOB_QUEUE,
+        queueName,
         // A worker renews the lock while it works; after a crash its job is free again within the minute.
         lockDuration: "PT1M",
-        maxDeliveryCount: 10,
-        defaultMessageTimeToLive: "P7D",
+        // The store counts runs (JOB_ATTEMPTS) and gives up long before. This is for messages that bring down whoever
+        // receives them before the store is asked; a worker that hands back what it cannot finish counts here, too.
+        maxDeliveryCount: 50,
+        // Longer than a job's longest deadline, seven days: workers say of a late job what became of it, not the queue.
+        defaultMessageTimeToLive: "P8D",
         deadLetteringOnMessageExpiration: true,
         // A job submitted again after a lost answer is the same job.
         requiresDuplicateDetection: true,
         duplicateDetectionHistoryTimeWindow: "PT10M",
-        requiresSession: false,
+        requiresSession,
         enablePartitioning: false,
         enableBatchedOperations: true,
         maxSizeInMegabytes: 1024,
@@ -154,7 +173,7 @@ export class ServiceBus extends ComponentResource {
         roleName: suffix.apply((s) => `Service Bus queue reader (${parts.name}-${parts.stack}-${s})`),
         description: "Reads a queue's properties, its length among them; no messages.",
         roleType: "CustomRole",
-        // Custom roles can be offered in a group, not on a resource; the assignment below is on the queue.
+        // Custom roles can be offered in a group, not on a resource; the assignments are on the queues.
         scope: resourceGroupId,
         assignableScopes: [resourceGroupId],
         permissions: [
@@ -171,10 +190,9 @@ export class ServiceBus extends ComponentResource {
     return { id, resource };
   }
 
-  #grant(principal: Principal, role: RoleGrant["role"], after?: Output<RoleDefinition>): RoleAssignment {
-    return assignRole(
-      { site: this.#site, principal, role, on: { name: "queue", id: this.#queue.id } },
-      { parent: this, dependsOn: after },
-    );
+  #grant(principal: Principal, role: RoleGrant["role"], after?: Output<RoleDefinition>): void {
+    for (const [name, { id }] of Object.entries(this.#queues)) {
+      assignRole({ site: this.#site, principal, role, on: { name, id } }, { parent: this, dependsOn: after });
+    }
   }
 }

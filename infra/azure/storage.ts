@@ -1,16 +1,24 @@
-import type { RoleAssignment } from "@pulumi/azure-native/authorization/index.js";
-import { FileShare, StorageAccount, type StorageAccountArgs, Table } from "@pulumi/azure-native/storage/index.js";
+import {
+  BlobContainer,
+  FileShare,
+  ManagementPolicy,
+  StorageAccount,
+  type StorageAccountArgs,
+  Table,
+} from "@pulumi/azure-native/storage/index.js";
 import { ComponentResource, type ComponentResourceOptions, interpolate, type Output } from "@pulumi/pulumi";
 import { storageName } from "../naming.ts";
 import type { Settings } from "../settings.ts";
 import type { Network } from "./network.ts";
 import type { Principal } from "./principal.ts";
 import { onceReachable, PrivateEndpoint } from "./private-endpoint.ts";
-import { assignRole } from "./role-assignment.ts";
+import { assignRole, type RoleGrant, type RoleName } from "./role-assignment.ts";
 import type { Site } from "./site.ts";
 
 /** Table names: letters and digits, 3 to 63. */
 export const JOB_TABLE = "jobs";
+/** Arguments and results of jobs that are too long for a row. */
+export const JOB_CONTAINER = "jobs";
 export const WORKSPACE_SHARE = "workspace";
 
 /** What every storage account refuses. */
@@ -25,9 +33,15 @@ export const ENTRA_ONLY = {
   isSftpEnabled: false,
 } as const;
 
+/**
+ * Days that blobs of jobs are kept beyond the retention, which the server sees to itself. It counts from a job's end and
+ * blobs from their writing: a week of deadline is between the two, and as often again as somebody replays a dead job.
+ */
+const BLOB_MARGIN_DAYS = 30;
+
 export interface StorageArgs {
   readonly site: Site;
-  readonly settings: Pick<Settings, "workspace" | "cluster">;
+  readonly settings: Pick<Settings, "workspace" | "cluster" | "jobs">;
   readonly network: Pick<Network, "nodeSubnetId" | "privateLink">;
 }
 
@@ -38,17 +52,24 @@ export interface WorkspaceShare {
   readonly shareName: Output<string>;
 }
 
-/** Job state in a table, the tools' workspace on an NFS share: 16 to 20 USD a month for 100 GiB, the table next to nothing. */
+/**
+ * Job state in a table and a blob container, the tools' workspace on an NFS share: 16 to 20 USD a month for 100 GiB, the
+ * table next to nothing, blobs 0.02 a GB.
+ */
 export class Storage extends ComponentResource {
   /** `https://<account>.table.core.windows.net` */
   readonly tableEndpoint: Output<string>;
   readonly tableName: Output<string>;
+  /** `https://<account>.blob.core.windows.net` */
+  readonly blobEndpoint: Output<string>;
+  readonly containerName: Output<string>;
   /** Absent when the workspace is an emptyDir. */
   readonly workspaceShare?: WorkspaceShare;
 
   readonly #name: string;
   readonly #args: StorageArgs;
   readonly #table: Table;
+  readonly #container: BlobContainer;
 
   constructor(name: string, args: StorageArgs, opts?: ComponentResourceOptions) {
     super("mcp:azure:Storage", name, {}, opts);
@@ -59,28 +80,28 @@ export class Storage extends ComponentResource {
       sku: { name: args.settings.cluster.zones.length > 0 ? "Standard_ZRS" : "Standard_LRS" },
       accessTier: "Hot",
       enableHttpsTrafficOnly: true,
+      // What deletes blobs after their time is one of Azure's trusted services; the rules below would keep it out.
+      bypass: "AzureServices",
     });
     this.#table = this.#createTable(jobs);
-    this.tableEndpoint = onceReachable(
-      interpolate`https://${jobs.name}.table.core.windows.net`,
-      this.#linkTo(jobs, "table"),
-    );
+    this.#container = this.#createContainer(jobs);
+    this.#deleteOldBlobs(jobs);
+    const endpoint = (service: "table" | "blob") =>
+      onceReachable(interpolate`https://${jobs.name}.${service}.core.windows.net`, this.#linkTo(jobs, service));
+    this.tableEndpoint = endpoint("table");
     this.tableName = this.#table.name;
+    this.blobEndpoint = endpoint("blob");
+    this.containerName = this.#container.name;
     this.workspaceShare = args.settings.workspace.kind === "nfs" ? this.#createWorkspace() : undefined;
-    this.registerOutputs({ tableEndpoint: this.tableEndpoint, tableName: this.tableName });
+    this.registerOutputs({ tableEndpoint: this.tableEndpoint, blobEndpoint: this.blobEndpoint });
   }
 
-  /** Lets `principal` read and write rows of the job table, and nothing else. */
-  grantJobState(principal: Principal): RoleAssignment {
-    return assignRole(
-      {
-        site: this.#args.site,
-        principal,
-        role: "storage-table-data-contributor",
-        on: { name: "job-table", id: this.#table.id },
-      },
-      { parent: this },
-    );
+  /** Lets `principal` read and write rows of the job table and blobs of the job container, and nothing else. */
+  grantJobState(principal: Principal): void {
+    const grant = (role: RoleName, on: RoleGrant["on"]) =>
+      assignRole({ site: this.#args.site, principal, role, on }, { parent: this });
+    grant("storage-table-data-contributor", { name: "job-table", id: this.#table.id });
+    grant("storage-blob-data-contributor", { name: "job-container", id: this.#container.id });
   }
 
   /**
@@ -94,6 +115,7 @@ export class Storage extends ComponentResource {
       sku: { name: settings.cluster.zones.length > 0 ? "Premium_ZRS" : "Premium_LRS" },
       // NFS has no TLS of its own, and Azure refuses to mount while this is on. Packets stay within the network.
       enableHttpsTrafficOnly: false,
+      bypass: "None",
     });
     const share = new FileShare(
       `${this.#name}-workspace`,
@@ -118,7 +140,12 @@ export class Storage extends ComponentResource {
 
   #createAccount(
     purpose: "job" | "wsp",
-    args: Pick<StorageAccountArgs, "kind" | "sku" | "accessTier" | "enableHttpsTrafficOnly">,
+    {
+      bypass,
+      ...args
+    }: Pick<StorageAccountArgs, "kind" | "sku" | "accessTier" | "enableHttpsTrafficOnly"> & {
+      readonly bypass: "None" | "AzureServices";
+    },
   ): StorageAccount {
     const { site, network } = this.#args;
     return new StorageAccount(
@@ -130,11 +157,11 @@ export class Storage extends ComponentResource {
         tags: site.tags,
         ...args,
         ...ENTRA_ONLY,
-        // Nobody but the cluster uses the data, in no stack: table and share are created through the management plane.
+        // Nobody but the cluster uses the data, in no stack: all that is in here is created through the management plane.
         publicNetworkAccess: network.privateLink ? "Disabled" : "Enabled",
         networkRuleSet: {
           defaultAction: "Deny",
-          bypass: "None",
+          bypass,
           ipRules: [],
           virtualNetworkRules: network.privateLink
             ? []
@@ -154,7 +181,52 @@ export class Storage extends ComponentResource {
     );
   }
 
-  #linkTo(account: StorageAccount, service: "table" | "file"): PrivateEndpoint | undefined {
+  #createContainer(account: StorageAccount): BlobContainer {
+    const { site } = this.#args;
+    return new BlobContainer(
+      `${this.#name}-job-blobs`,
+      {
+        resourceGroupName: site.resourceGroupName,
+        accountName: account.name,
+        containerName: JOB_CONTAINER,
+        publicAccess: "None",
+      },
+      { parent: this, protect: site.protect },
+    );
+  }
+
+  /** What workers were to remove, and did not: a backstop, for what callers gave and got must not lie here for ever. */
+  #deleteOldBlobs(account: StorageAccount): void {
+    const { site, settings } = this.#args;
+    new ManagementPolicy(
+      `${this.#name}-job-retention`,
+      {
+        resourceGroupName: site.resourceGroupName,
+        accountName: account.name,
+        managementPolicyName: "default",
+        policy: {
+          rules: [
+            {
+              name: "old-jobs",
+              type: "Lifecycle",
+              enabled: true,
+              definition: {
+                filters: { blobTypes: ["blockBlob"], prefixMatch: [`${JOB_CONTAINER}/`] },
+                actions: {
+                  baseBlob: {
+                    delete: { daysAfterModificationGreaterThan: settings.jobs.retentionDays + BLOB_MARGIN_DAYS },
+                  },
+                },
+              },
+            },
+          ],
+        },
+      },
+      { parent: this },
+    );
+  }
+
+  #linkTo(account: StorageAccount, service: "table" | "blob" | "file"): PrivateEndpoint | undefined {
     const { site, network } = this.#args;
     if (network.privateLink === undefined) return undefined;
     return new PrivateEndpoint(

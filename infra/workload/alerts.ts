@@ -1,6 +1,7 @@
 import type { IPrometheusRule } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule";
 import { ComponentResource, type ComponentResourceOptions } from "@pulumi/pulumi";
 import { customResource } from "../platform/custom-resource.ts";
+import type { Range } from "../settings.ts";
 import { MCP_SERVER, SERVER_LABELS, type WorkloadNamespace } from "./namespace.ts";
 
 export interface AlertsArgs {
@@ -9,6 +10,8 @@ export interface AlertsArgs {
   readonly apiKeys: boolean;
   /** Whether replicas count limits together, in Redis. */
   readonly sharedStore: boolean;
+  /** How many workers there may be; absent: there are none. */
+  readonly workers?: Range | undefined;
 }
 
 /** How long before a key ends its people are told. */

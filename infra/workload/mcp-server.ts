@@ -1,48 +1,40 @@
-import { createHash } from "node:crypto";
 import type { IBackendTrafficPolicy } from "@kubernetes-models/envoy-gateway/gateway.envoyproxy.io/v1alpha1/BackendTrafficPolicy";
 import type { IHTTPRoute } from "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1/HTTPRoute";
 import type { IScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";
 import type { IServiceMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor";
 import type { CustomResource } from "@pulumi/kubernetes/apiextensions/customResource.js";
 import { Deployment } from "@pulumi/kubernetes/apps/v1/index.js";
-import { ConfigMap, Secret, Service } from "@pulumi/kubernetes/core/v1/index.js";
+import { Service } from "@pulumi/kubernetes/core/v1/index.js";
 import { PodDisruptionBudget } from "@pulumi/kubernetes/policy/v1/index.js";
-import type { core } from "@pulumi/kubernetes/types/input.js";
-import {
-  ComponentResource,
-  type ComponentResourceOptions,
-  type Input,
-  interpolate,
-  type Output,
-  output,
-  unsecret,
-} from "@pulumi/pulumi";
+import { ComponentResource, type ComponentResourceOptions, type Input, interpolate, type Output } from "@pulumi/pulumi";
 import { REGISTER_SECRET } from "../../server/auth/key-register.ts";
-import { SECRET_VARIABLES, type ServerEnvironment } from "../../server/config.ts";
-import type { AuditTrail } from "../azure/audit-trail.ts";
-import type { Cache } from "../azure/cache.ts";
+import type { ServerEnvironment } from "../../server/config.ts";
 import type { EntraApp } from "../azure/entra-app.ts";
 import type { KeyVault } from "../azure/key-vault.ts";
-import type { ServiceBus } from "../azure/service-bus.ts";
-import type { Storage } from "../azure/storage.ts";
-import type { Telemetry } from "../azure/telemetry.ts";
 import { customResource } from "../platform/custom-resource.ts";
 import type { Gateway } from "../platform/gateway.ts";
 import { LISTENERS } from "../platform/gateway-names.ts";
 import { PROMETHEUS_URL } from "../platform/monitoring.ts";
 import type { Settings } from "../settings.ts";
 import type { ApiKey } from "./api-key.ts";
+import {
+  type Backing,
+  createEnvironment,
+  type Environment,
+  type JobQueues,
+  queueVariables,
+  toolVariables,
+} from "./environment.ts";
 import type { ServerImage } from "./image.ts";
-import { CONTAINER_USER, MCP_SERVER, SERVER_LABELS, type WorkloadNamespace } from "./namespace.ts";
+import { MCP_SERVER, SERVER_LABELS, type WorkloadNamespace } from "./namespace.ts";
+import { PORTS, podTemplate } from "./pod.ts";
+import type { Quotas } from "./quotas.ts";
 import type { Workspace } from "./workspace.ts";
 
 const NAME = MCP_SERVER.name;
 
 /** A Deployment's selector can never be changed, so it is no more than the name. */
 const SELECTOR = { "app.kubernetes.io/name": NAME };
-
-/** Container ports: the first is the Gateway's, the second Prometheus's alone. NetworkPolicies need the numbers. */
-export const SERVER_PORTS = { http: 8080, metrics: 9090 } as const;
 
 /** What the endpoint's path is, and what else the Gateway lets through: probes without detail. */
 const ENDPOINT_PATH = "/mcp";
@@ -60,13 +52,15 @@ const LOGIN_PATHS = ["/.well-known/oauth-protected-resource", "/.well-known/oaut
  */
 const PROXY_HOPS = 1;
 
-const WORKSPACE_PATH = "/workspace";
-
 /** Seconds: answering as before while proxies take notice, then until running commands are killed. */
 const DRAIN = 10;
 const GRACE = 30;
-/** What the kubelet waits beyond that before it kills the process: closing connections and flushing telemetry. */
-const MARGIN = 10;
+
+/** Of one replica. Commands of tools run in here: the limits keep them from their neighbours. */
+export const SERVER_RESOURCES = {
+  requests: { cpu: "250m", memory: "512Mi", "ephemeral-storage": "256Mi" },
+  limits: { cpu: "2", memory: "2Gi", "ephemeral-storage": "12Gi" },
+} as const;
 
 /** A pod may have to wait for the autoscaler's next node. */
 const FIRST_POD = { create: "15m", update: "15m" };
@@ -91,21 +85,18 @@ const STREAMS = 8192;
 const ADDRESS_LIMIT = 1200;
 
 export interface McpServerArgs {
-  readonly settings: Settings["server"];
+  readonly settings: Pick<Settings, "server" | "jobs">;
   readonly namespace: WorkloadNamespace;
+  readonly quotas: Pick<Quotas, "serverPriority">;
   readonly image: ServerImage;
   readonly workspace: Workspace;
   readonly gateway: Gateway;
   readonly callers: Callers;
   /** What the server's tools stand on. */
-  readonly backing: {
+  readonly backing: Backing & {
     readonly vault: Pick<KeyVault, "uri">;
-    readonly jobs: Pick<ServiceBus, "host" | "queueName">;
-    readonly storage: Pick<Storage, "tableEndpoint" | "tableName">;
-    /** Absent: the server keeps cache and rate limits in memory. */
-    readonly cache?: Pick<Cache, "host" | "port">;
-    readonly telemetry: Pick<Telemetry, "connectionString">;
-    readonly auditTrail: Pick<AuditTrail, "endpoint" | "ruleId">;
+    /** Absent: jobs run in the server, and end with it. */
+    readonly jobs?: JobQueues | undefined;
   };
 }
 
@@ -142,55 +133,27 @@ export class McpServer extends ComponentResource {
     this.registerOutputs({ endpoint: this.endpoint, healthUrl: this.healthUrl });
   }
 
-  /** One ConfigMap, one Secret: together exactly what server/config.ts reads. */
   #createEnvironment(args: McpServerArgs): Environment {
-    const variables = Object.entries(this.#variables(args));
-    const data = Object.fromEntries(variables.filter(([variable]) => !SECRET_VARIABLES.has(variable)));
-    const stringData = Object.fromEntries(variables.filter(([variable]) => SECRET_VARIABLES.has(variable)));
-    const metadata = { name: NAME, namespace: args.namespace.name, labels: SERVER_LABELS };
-    return {
-      configMap: new ConfigMap(NAME, { metadata, data }, { parent: this }),
-      secret: new Secret(NAME, { metadata, stringData }, { parent: this }),
-      // No way back from a hash of what nobody can guess: it may stand in a plan.
-      checksum: unsecret(output({ ...data, ...stringData }).apply(checksum)),
-    };
+    const { namespace } = args;
+    return createEnvironment(NAME, { namespace, labels: SERVER_LABELS, variables: this.#variables(args) }, this);
   }
 
-  /** The type is the contract: a variable that the server does not know does not compile. */
-  #variables({ settings, callers, backing }: McpServerArgs) {
-    const { vault, jobs, storage, cache, telemetry, auditTrail } = backing;
-    const { isolation, network, programs } = settings.commands;
+  #variables({ settings, callers, backing }: McpServerArgs): Variables {
     return {
-      HOST: "0.0.0.0",
-      PORT: String(SERVER_PORTS.http),
-      METRICS_PORT: String(SERVER_PORTS.metrics),
-      LOG_LEVEL: "info",
-      MCP_SERVER_NAME: "mcp-on-aks",
-      WORKSPACE_PATH,
+      ...toolVariables({ settings, accessPolicy: callers.accessPolicy }, backing),
+      ...(backing.jobs && queueVariables(backing.jobs)),
       ...identityVariables(callers),
+      MCP_SERVER_NAME: "mcp-on-aks",
       TRUSTED_PROXY_HOPS: String(PROXY_HOPS),
       PUBLIC_URL: this.endpoint,
       SHUTDOWN_GRACE_SECONDS: String(GRACE),
       SHUTDOWN_DRAIN_SECONDS: String(DRAIN),
-      COMMAND_ISOLATION: isolation,
-      COMMAND_NETWORK: String(network),
-      ...(programs &&
-        ({ COMMAND_SHELL: "false", COMMAND_ALLOWED_PROGRAMS: programs.join(",") } satisfies Partial<Variables>)),
-      KEY_VAULT_URL: vault.uri,
-      SERVICE_BUS_NAMESPACE: jobs.host,
-      SERVICE_BUS_QUEUE: jobs.queueName,
-      JOBS_TABLE_ENDPOINT: storage.tableEndpoint,
-      JOBS_TABLE_NAME: storage.tableName,
-      APPLICATIONINSIGHTS_CONNECTION_STRING: telemetry.connectionString,
-      AUDIT_INGESTION_ENDPOINT: auditTrail.endpoint,
-      AUDIT_INGESTION_RULE: auditTrail.ruleId,
-      AUDIT_FAILURE: settings.auditFailure,
-      ...(cache && ({ REDIS_HOST: cache.host, REDIS_PORT: String(cache.port) } satisfies Partial<Variables>)),
-    } satisfies Variables;
+      KEY_VAULT_URL: backing.vault.uri,
+    };
   }
 
   #createDeployment(args: McpServerArgs, environment: Environment): Deployment {
-    const { min, max } = args.settings.replicas;
+    const { min, max } = args.settings.server.replicas;
     return new Deployment(
       NAME,
       {
@@ -202,14 +165,18 @@ export class McpServer extends ComponentResource {
           selector: { matchLabels: SELECTOR },
           // A new replica serves before an old one goes, with one replica as well.
           strategy: { type: "RollingUpdate", rollingUpdate: { maxUnavailable: 0, maxSurge: 1 } },
-          template: {
-            metadata: {
-              labels: { ...SERVER_LABELS, "azure.workload.identity/use": "true" },
-              // Pods read their environment once: a changed one has to make new pods.
-              annotations: { "mcp-on-aks/environment": environment.checksum },
-            },
-            spec: podSpec(args, environment),
-          },
+          template: podTemplate({
+            name: NAME,
+            labels: SERVER_LABELS,
+            serviceAccount: args.namespace.serverAccount,
+            priorityClass: args.quotas.serverPriority,
+            image: args.image,
+            program: "main.ts",
+            environment,
+            workspace: args.workspace,
+            resources: SERVER_RESOURCES,
+            graceSeconds: GRACE,
+          }),
         },
       },
       { parent: this, customTimeouts: FIRST_POD },
@@ -225,8 +192,8 @@ export class McpServer extends ComponentResource {
           type: "ClusterIP",
           selector: SELECTOR,
           ports: [
-            { name: "http", port: SERVER_PORTS.http, targetPort: "http", protocol: "TCP", appProtocol: "http" },
-            { name: "metrics", port: SERVER_PORTS.metrics, targetPort: "metrics", protocol: "TCP" },
+            { name: "http", port: PORTS.http, targetPort: "http", protocol: "TCP", appProtocol: "http" },
+            { name: "metrics", port: PORTS.metrics, targetPort: "metrics", protocol: "TCP" },
           ],
         },
       },
@@ -252,7 +219,8 @@ export class McpServer extends ComponentResource {
   }
 
   /** Replicas by load, and a budget for drained nodes. One replica has neither: it could only block the drain. */
-  #scale({ settings: { replicas }, namespace }: McpServerArgs, deployment: Deployment): void {
+  #scale({ settings, namespace }: McpServerArgs, deployment: Deployment): void {
+    const { replicas } = settings.server;
     if (replicas.max === 1) return;
     new PodDisruptionBudget(
       NAME,
@@ -328,7 +296,7 @@ export class McpServer extends ComponentResource {
                   ? LOGIN_PATHS.map((value) => ({ path: { type: "PathPrefix" as const, value } }))
                   : []),
               ],
-              backendRefs: [{ kind: "Service", name: service.metadata.name, port: SERVER_PORTS.http }],
+              backendRefs: [{ kind: "Service", name: service.metadata.name, port: PORTS.http }],
             },
           ],
         },
@@ -381,9 +349,8 @@ export class McpServer extends ComponentResource {
 type Variables = ServerEnvironment<Input<string>>;
 
 /** Who may call, in the server's words. */
-function identityVariables({ entra, apiKey, accessPolicy, origins }: Callers) {
+function identityVariables({ entra, apiKey, origins }: Callers) {
   const either = {
-    ...(accessPolicy !== undefined && ({ ACCESS_POLICY: accessPolicy } satisfies Partial<Variables>)),
     ...(origins.length > 0 && ({ ALLOWED_ORIGINS: origins.join(",") } satisfies Partial<Variables>)),
   };
   const keys = apiKey && { ...either, API_KEY_HASHES: apiKey.hash, API_KEYS_SECRET: REGISTER_SECRET };
@@ -401,86 +368,4 @@ function identityVariables({ entra, apiKey, accessPolicy, origins }: Callers) {
   return keys
     ? { ...keys, ...tokens, AUTH_MODE: "entra,api-key" as const }
     : { ...tokens, AUTH_MODE: "entra" as const };
-}
-
-interface Environment {
-  readonly configMap: ConfigMap;
-  readonly secret: Secret;
-  readonly checksum: Output<string>;
-}
-
-function podSpec({ namespace, image, workspace }: McpServerArgs, { configMap, secret }: Environment): core.v1.PodSpec {
-  return {
-    serviceAccountName: namespace.serverAccount,
-    // The server never calls the Kubernetes API; the token for Entra is a volume of its own.
-    automountServiceAccountToken: false,
-    // The environment is the server's contract, not a list of the namespace's Services.
-    enableServiceLinks: false,
-    terminationGracePeriodSeconds: GRACE + MARGIN,
-    securityContext: {
-      runAsNonRoot: true,
-      runAsUser: CONTAINER_USER,
-      runAsGroup: CONTAINER_USER,
-      // Makes the workspace's files the group's.
-      fsGroup: CONTAINER_USER,
-      fsGroupChangePolicy: "OnRootMismatch",
-      seccompProfile: { type: "RuntimeDefault" },
-    },
-    topologySpreadConstraints: ["topology.kubernetes.io/zone", "kubernetes.io/hostname"].map((topologyKey) => ({
-      topologyKey,
-      maxSkew: 1,
-      // Better two replicas on one node than one replica and a pending one.
-      whenUnsatisfiable: "ScheduleAnyway",
-      // Nodes that the pods cannot run on are not places to spread to.
-      nodeTaintsPolicy: "Honor",
-      labelSelector: { matchLabels: SERVER_LABELS },
-      matchLabelKeys: ["pod-template-hash"],
-    })),
-    containers: [
-      {
-        name: NAME,
-        image: image.reference,
-        // Arguments and no command: the image's entry point stays process 1 and reaps what tools' commands leave behind,
-        // which Node would keep as zombies.
-        args: ["node", "main.ts"],
-        envFrom: [{ configMapRef: { name: configMap.metadata.name } }, { secretRef: { name: secret.metadata.name } }],
-        ports: [
-          { name: "http", containerPort: SERVER_PORTS.http, protocol: "TCP" },
-          { name: "metrics", containerPort: SERVER_PORTS.metrics, protocol: "TCP" },
-        ],
-        // Two minutes for a cold start; after it, only a server that no longer answers at all is restarted.
-        startupProbe: probe("/health/live", { periodSeconds: 2, failureThreshold: 60 }),
-        livenessProbe: probe("/health/live", { periodSeconds: 10, failureThreshold: 6 }),
-        readinessProbe: probe("/health/ready", { periodSeconds: 5, failureThreshold: 2 }),
-        resources: {
-          requests: { cpu: "250m", memory: "512Mi", "ephemeral-storage": "256Mi" },
-          // Commands of tools run in here: the limits keep them from their neighbours.
-          limits: { cpu: "2", memory: "2Gi", "ephemeral-storage": "12Gi" },
-        },
-        securityContext: {
-          allowPrivilegeEscalation: false,
-          privileged: false,
-          readOnlyRootFilesystem: true,
-          runAsNonRoot: true,
-          capabilities: { drop: ["ALL"] },
-          seccompProfile: { type: "RuntimeDefault" },
-        },
-        volumeMounts: [
-          { name: workspace.volumeName, mountPath: WORKSPACE_PATH },
-          { name: "tmp", mountPath: "/tmp" },
-        ],
-      },
-    ],
-    volumes: [workspace.volume, { name: "tmp", emptyDir: { sizeLimit: "1Gi" } }],
-  };
-}
-
-function probe(path: string, { periodSeconds, failureThreshold }: { periodSeconds: number; failureThreshold: number }) {
-  return { httpGet: { path, port: "http" }, timeoutSeconds: 3, periodSeconds, failureThreshold };
-}
-
-/** The same for the same variables, in whatever order. */
-function checksum(variables: Readonly<Record<string, string>>): string {
-  const sorted = Object.entries(variables).sort(([a], [b]) => (a < b ? -1 : 1));
-  return createHash("sha256").update(JSON.stringify(sorted)).digest("hex");
 }

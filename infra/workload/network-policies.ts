@@ -6,8 +6,8 @@ import { customResource } from "../platform/custom-resource.ts";
 import { ENVOY_PROXIES } from "../platform/gateway-names.ts";
 import { PROMETHEUS_PODS } from "../platform/monitoring.ts";
 import { type PodsElsewhere, peer } from "../platform/network-peer.ts";
-import { SERVER_PORTS } from "./mcp-server.ts";
 import { SERVER_LABELS, WORKER_LABELS, type WorkloadNamespace } from "./namespace.ts";
+import { PORTS } from "./pod.ts";
 
 const COMPONENT = "app.kubernetes.io/component";
 const SERVER = SERVER_LABELS[COMPONENT];
@@ -17,7 +17,7 @@ const CLUSTER_DNS: PodsElsewhere = { namespace: "kube-system", labels: { "k8s-ap
 
 const DNS_PORT = 53;
 
-/** Where the workloads' traffic goes: Entra, Key Vault, tables, telemetry (443), Service Bus (AMQP), Redis. */
+/** Where the workloads' traffic goes: Entra, Key Vault, tables, blobs, telemetry (443), Service Bus (AMQP), Redis. */
 const EGRESS_PORTS = { https: 443, amqps: 5671, redis: 10_000 } as const;
 
 /** Azure's instance metadata service: whoever reaches it may ask for a token as the node's identity. */
@@ -56,7 +56,7 @@ export class NetworkPolicies extends ComponentResource {
     this.#policy("server-requests", namespace, {
       podSelector: { matchLabels: { [COMPONENT]: SERVER } },
       policyTypes: ["Ingress"],
-      ingress: [{ from: [peer(ENVOY_PROXIES)], ports: [{ protocol: "TCP", port: SERVER_PORTS.http }] }],
+      ingress: [{ from: [peer(ENVOY_PROXIES)], ports: [{ protocol: "TCP", port: PORTS.http }] }],
     });
   }
 
@@ -64,7 +64,7 @@ export class NetworkPolicies extends ComponentResource {
     this.#policy("metrics", namespace, {
       podSelector: selectComponents(SERVER, WORKER),
       policyTypes: ["Ingress"],
-      ingress: [{ from: [peer(PROMETHEUS_PODS)], ports: [{ protocol: "TCP", port: SERVER_PORTS.metrics }] }],
+      ingress: [{ from: [peer(PROMETHEUS_PODS)], ports: [{ protocol: "TCP", port: PORTS.metrics }] }],
     });
   }
 

@@ -2,6 +2,7 @@ import { azureError, type Fault } from "../cloud-error.ts";
 import type { CloudRequest, Created } from "../cloud-request.ts";
 import { at, hexOf, isProperties, type Properties, textAt, textMapAt } from "../values.ts";
 import { armId, parseArmId, resourceGroupId, sameId } from "./arm-id.ts";
+import { deafPolicy } from "./data.ts";
 import { DEPLOYER } from "./deployer.ts";
 import { deafExport, lockOver } from "./log-ingestion.ts";
 import type { AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
@@ -97,7 +98,7 @@ export class FakeAzure {
   verify(): Fault[] {
     const faults: Fault[] = [];
     for (const resource of this.#resources.values()) {
-      const message = useless(resource, this) ?? mixedSubnets(resource, this) ?? deafExport(resource, this);
+      const message = useless(resource, this) ?? mixedSubnets(resource, this) ?? deafExport(resource, this) ?? deafPolicy(resource, this);
       if (message) faults.push({ name: resource.name, resource: resource.id, message });
     }
     return faults;

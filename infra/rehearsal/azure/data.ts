@@ -1,5 +1,16 @@
 import { azureError } from "../cloud-error.ts";
-import { at, guidOf, listAt, numberAt, objectAt, objectsAt, type Properties, textAt } from "../values.ts";
+import {
+  at,
+  guidOf,
+  isProperties,
+  listAt,
+  numberAt,
+  objectAt,
+  objectsAt,
+  type Properties,
+  textAt,
+  textsAt,
+} from "../values.ts";
 import { armId, resourceGroupId } from "./arm-id.ts";
 import type { FakeAzure } from "./azure.ts";
 import { DEPLOYER } from "./deployer.ts";
@@ -10,6 +21,8 @@ import type { AzureRequest, AzureResource, AzureType } from "./resource-type.ts"
 const VAULT = "Microsoft.KeyVault/vaults";
 const NAMESPACE = "Microsoft.ServiceBus/namespaces";
 const ACCOUNT = "Microsoft.Storage/storageAccounts";
+const CONTAINER = `${ACCOUNT}/blobServices/containers`;
+const MANAGEMENT_POLICY = `${ACCOUNT}/managementPolicies`;
 const REDIS = "Microsoft.Cache/redisEnterprise";
 
 /** Registry, vault, Service Bus, storage and Redis. */
@@ -166,6 +179,32 @@ export const DATA_TYPES: Readonly<Record<string, AzureType>> = {
         );
       }
     },
+  },
+
+  "azure-native:storage:BlobContainer": {
+    arm: CONTAINER,
+    names: ["accountName", "=default", "containerName"],
+    located: false,
+    naming: {
+      pattern: /^(?=.{3,63}$)[a-z0-9](-?[a-z0-9])*$/,
+      code: "InvalidResourceName",
+      sentence:
+        "The specified resource name contains invalid characters: {name}. A container's name has 3 to 63 lower-case letters, digits and single hyphens.",
+    },
+    check: checkContainer,
+    outputs: ({ inputs }) => ({ publicAccess: textAt(inputs, "publicAccess") ?? "None", hasLegalHold: false }),
+  },
+
+  "azure-native:storage:ManagementPolicy": {
+    arm: MANAGEMENT_POLICY,
+    names: ["accountName", "managementPolicyName"],
+    located: false,
+    naming: {
+      pattern: /^default$/,
+      sentence: "The management policy of a storage account is named 'default', not '{name}'.",
+    },
+    required: ["policy.rules"],
+    check: checkLifecycle,
   },
 
   "azure-native:storage:Table": {
@@ -594,6 +633,77 @@ function endpoints(name: string, kind: string): Record<string, string> {
 
 function accountOf(resourceGroup: string, names: readonly string[], azure: FakeAzure): AzureResource | undefined {
   return azure.find(armId(resourceGroupId(DEPLOYER.subscriptionId, resourceGroup), ACCOUNT, names.slice(0, 1)));
+}
+
+function checkContainer({ inputs, name, names, resourceGroup }: AzureRequest, azure: FakeAzure): void {
+  const account = accountOf(resourceGroup, names, azure);
+  if (!account) return;
+  if (textAt(account.inputs, "kind") === "FileStorage") {
+    throw azureError(
+      "FeatureNotSupportedForAccount",
+      `Blob is not supported for the account. Account ${account.name} is of kind FileStorage.`,
+      409,
+    );
+  }
+  const access = textAt(inputs, "publicAccess") ?? "None";
+  if (!["None", "Blob", "Container"].includes(access)) {
+    throw azureError("InvalidRequestPropertyValue", `The value '${access}' is not allowed for property publicAccess.`);
+  }
+  // Since API version 2021-04-01 an account that says nothing permits no public access either.
+  if (access !== "None" && account.inputs.allowBlobPublicAccess !== true) {
+    throw azureError(
+      "PublicAccessNotPermitted",
+      `Public access is not permitted on this storage account: container ${name} of ${account.name} asks for '${access}'.`,
+      409,
+    );
+  }
+}
+
+/** Source: Microsoft, "Azure Blob Storage lifecycle management policy structure". */
+function checkLifecycle({ inputs, names, resourceGroup }: AzureRequest, azure: FakeAzure): void {
+  const fault = (message: string) => azureError("InvalidManagementPolicy", message);
+  const account = accountOf(resourceGroup, names, azure);
+  if (account && textAt(account.inputs, "kind") === "FileStorage") {
+    throw azureError("FeatureNotSupportedForAccount", `Account ${account.name} is of kind FileStorage.`, 409);
+  }
+  const rules = objectsAt(inputs, "policy.rules");
+  if (rules.length < 1 || rules.length > 100) throw fault(`A policy has 1 to 100 rules, not ${rules.length}.`);
+  const rulesByName = new Set(rules.map((rule) => rule.name));
+  if (rulesByName.size < rules.length) throw fault("Two rules of the policy have the same name.");
+  for (const rule of rules) {
+    const name = String(rule.name);
+    if (!/^[A-Za-z0-9-]{1,256}$/.test(name)) throw fault(`The rule name '${name}' is invalid.`);
+    if (rule.type !== "Lifecycle") throw fault(`The type of rule '${name}' must be 'Lifecycle'.`);
+    const types = textsAt(rule, "definition.filters.blobTypes");
+    if (types.length === 0) throw fault(`Rule '${name}' must name blobTypes.`);
+    if (types.some((type) => !["blockBlob", "appendBlob"].includes(type))) {
+      throw fault(`Rule '${name}' names a blob type other than blockBlob and appendBlob.`);
+    }
+    const prefixes = textsAt(rule, "definition.filters.prefixMatch");
+    if (prefixes.length > 10) throw fault(`Rule '${name}' has more than 10 prefixes.`);
+    const actions = Object.entries(objectAt(rule, "definition.actions.baseBlob"));
+    if (actions.length === 0) throw fault(`Rule '${name}' has no action.`);
+    for (const [action, when] of actions) {
+      if (action === "enableAutoTierToHotFromCool") continue;
+      const conditions = Object.entries(isProperties(when) ? when : {});
+      const days = conditions.map(([, value]) => value);
+      if (conditions.length === 0 || days.some((value) => typeof value !== "number" || value < 0 || value > 99_999)) {
+        throw fault(`Action '${action}' of rule '${name}' needs a condition of 0 to 99999 days.`);
+      }
+    }
+  }
+}
+
+/**
+ * What deletes or moves old blobs comes from outside the account's networks, as one of Azure's trusted services, and
+ * can be kept out.
+ */
+export function deafPolicy(resource: AzureResource, azure: FakeAzure): string | undefined {
+  if (resource.arm !== MANAGEMENT_POLICY) return undefined;
+  const account = azure.all(ACCOUNT).find(({ id }) => resource.id.toLowerCase().startsWith(`${id.toLowerCase()}/`));
+  const rules = objectAt(account?.inputs, "networkRuleSet");
+  if (rules.defaultAction !== "Deny" || String(rules.bypass).includes("AzureServices")) return undefined;
+  return `the storage account ${account?.name} admits no Azure services (networkRuleSet.bypass), so its lifecycle rules do nothing`;
 }
 
 function checkShare({ inputs, name, names, resourceGroup }: AzureRequest, azure: FakeAzure): void {
