@@ -146,6 +146,7 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
     registry,
     vault,
     storage,
+    jobs,
     monitoring,
     mcpServer,
     image,

@@ -106,8 +106,8 @@ export function localWorkload(workload: DeployedWorkload, options: LocalOptions)
     delete local.REDIS_PORT;
     differs("counts limits and keeps tickets in memory, for there is no Redis");
   }
-  if (environment.SERVICE_BUS_NAMESPACE !== undefined) {
-    const { jobs } = options;
+  const { jobs } = options;
+  if (JOB_VARIABLES.some((variable) => environment[variable] !== undefined)) {
     if (jobs) {
       local.JOBS_AUTH = "emulator";
       local.SERVICE_BUS_NAMESPACE = jobs.serviceBus;
@@ -119,7 +119,7 @@ export function localWorkload(workload: DeployedWorkload, options: LocalOptions)
       );
     } else {
       for (const variable of JOB_VARIABLES) delete local[variable];
-      differs("runs jobs itself and keeps them in memory, for there is no Service Bus and no storage");
+      differs("runs jobs itself and keeps them in memory, for there is no storage");
     }
   }
   if (environment.COMMAND_ISOLATION === "required") {

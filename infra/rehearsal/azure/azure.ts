@@ -98,7 +98,11 @@ export class FakeAzure {
   verify(): Fault[] {
     const faults: Fault[] = [];
     for (const resource of this.#resources.values()) {
-      const message = useless(resource, this) ?? mixedSubnets(resource, this) ?? deafExport(resource, this) ?? deafPolicy(resource, this);
+      const message =
+        useless(resource, this) ??
+        mixedSubnets(resource, this) ??
+        deafExport(resource, this) ??
+        deafPolicy(resource, this);
       if (message) faults.push({ name: resource.name, resource: resource.id, message });
     }
     return faults;
