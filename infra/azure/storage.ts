@@ -8,7 +8,7 @@ import {
 } from "@pulumi/azure-native/storage/index.js";
 import { ComponentResource, type ComponentResourceOptions, interpolate, type Output } from "@pulumi/pulumi";
 import { storageName } from "../naming.ts";
-import type { Settings } from "../settings.ts";
+import type { ManagementPlanes, Settings } from "../settings.ts";
 import type { Network } from "./network.ts";
 import type { Principal } from "./principal.ts";
 import { onceReachable, PrivateEndpoint } from "./private-endpoint.ts";
@@ -41,7 +41,7 @@ const BLOB_MARGIN_DAYS = 30;
 
 export interface StorageArgs {
   readonly site: Site;
-  readonly settings: Pick<Settings, "workspace" | "cluster" | "jobs">;
+  readonly settings: Pick<Settings, "workspace" | "cluster" | "jobs" | "managementPlanes">;
   readonly network: Pick<Network, "nodeSubnetId" | "privateLink">;
 }
 
@@ -147,7 +147,7 @@ export class Storage extends ComponentResource {
       readonly bypass: "None" | "AzureServices";
     },
   ): StorageAccount {
-    const { site, network } = this.#args;
+    const { site, network, settings } = this.#args;
     return new StorageAccount(
       `${this.#name}-${purpose}`,
       {
@@ -157,16 +157,7 @@ export class Storage extends ComponentResource {
         tags: site.tags,
         ...args,
         ...ENTRA_ONLY,
-        // Nobody but the cluster uses the data, in no stack: all that is in here is created through the management plane.
-        publicNetworkAccess: network.privateLink ? "Disabled" : "Enabled",
-        networkRuleSet: {
-          defaultAction: "Deny",
-          bypass,
-          ipRules: [],
-          virtualNetworkRules: network.privateLink
-            ? []
-            : [{ virtualNetworkResourceId: network.nodeSubnetId, action: "Allow" }],
-        },
+        ...networkAccess(network, bypass, purpose === "job" ? settings.managementPlanes : undefined),
       },
       { parent: this, protect: site.protect },
     );
@@ -235,4 +226,39 @@ export class Storage extends ComponentResource {
       { parent: this },
     );
   }
+}
+
+/**
+ * Who reaches an account: the cluster, and with `planes` those who operate the stack (`mcp-aks jobs`), as they reach the
+ * vault. With private endpoints all of them come from inside. Being let through is not being let in: it takes a role.
+ */
+function networkAccess(
+  { privateLink, nodeSubnetId }: StorageArgs["network"],
+  bypass: "None" | "AzureServices",
+  planes: ManagementPlanes | undefined,
+): Pick<StorageAccountArgs, "publicNetworkAccess" | "networkRuleSet"> {
+  const closed = { defaultAction: "Deny", bypass, ipRules: [], virtualNetworkRules: [] } as const;
+  if (privateLink) return { publicNetworkAccess: "Disabled", networkRuleSet: closed };
+  if (planes?.access === "public") {
+    return { publicNetworkAccess: "Enabled", networkRuleSet: { ...closed, defaultAction: "Allow" } };
+  }
+  return {
+    publicNetworkAccess: "Enabled",
+    networkRuleSet: {
+      ...closed,
+      ipRules: planes?.access === "ranges" ? planes.ranges.flatMap(storageRules) : [],
+      virtualNetworkRules: [{ virtualNetworkResourceId: nodeSubnetId, action: "Allow" }],
+    },
+  };
+}
+
+/** Storage takes /31 and /32 as addresses only (Microsoft, "Create an IP network rule for Azure Storage"). */
+function storageRules(range: string): { iPAddressOrRange: string; action: "Allow" }[] {
+  const [address = "", prefix] = range.split("/");
+  const rule = (iPAddressOrRange: string) => ({ iPAddressOrRange, action: "Allow" as const });
+  if (prefix === undefined || prefix === "32") return [rule(address)];
+  if (prefix !== "31") return [rule(range)];
+  const bytes = address.split(".").map(Number);
+  const last = bytes.pop() ?? 0;
+  return [last & ~1, last | 1].map((end) => rule([...bytes, end].join(".")));
 }

@@ -233,11 +233,12 @@ describe.each(STACKS)("%s", (stack) => {
     }
   });
 
-  it("closes both storage accounts to everyone but the cluster", () => {
+  it("closes the workspace to everyone but the cluster, and the jobs to all but that and who operates the stack", () => {
     const node = one(stack, "network:Subnet", "network-nodes").id;
     const accounts = ownData(stack);
     expect(accounts).toHaveLength(2);
-    for (const { inputs } of accounts) {
+    for (const { inputs, name } of accounts) {
+      if (inputs.publicNetworkAccess !== "Disabled" && name === "storage-job") continue;
       expect(inputs.networkRuleSet).toMatchObject({ defaultAction: "Deny", ipRules: [] });
       const rules = at(inputs, "networkRuleSet", "virtualNetworkRules");
       if (inputs.publicNetworkAccess === "Disabled") expect(rules).toEqual([]);
@@ -374,6 +375,9 @@ describe("dev", () => {
       apiServerAccessProfile: { enablePrivateCluster: false, authorizedIPRanges: [] },
     });
     expect(vault("dev")).toMatchObject({ publicNetworkAccess: "Enabled", networkAcls: { defaultAction: "Allow" } });
+    expect(one("dev", "storage:StorageAccount", "storage-job").inputs.networkRuleSet).toMatchObject({
+      defaultAction: "Allow",
+    });
     expect(registry("dev")).toMatchObject({ sku: { name: "Basic" }, publicNetworkAccess: "Enabled" });
     // Azure refuses the property below Premium.
     expect(registry("dev")).not.toHaveProperty("networkRuleSet");
@@ -405,6 +409,14 @@ describe("staging with ranges", () => {
     });
     const endpoints = list(one("staging", "network:Subnet", "network-nodes").inputs.serviceEndpoints);
     expect(endpoints.map((e) => e.service)).toEqual(["Microsoft.Storage", "Microsoft.KeyVault"]);
+  });
+
+  it("admits them to its jobs, an address as Storage wants it", () => {
+    expect(one("staging", "storage:StorageAccount", "storage-job").inputs.networkRuleSet).toMatchObject({
+      defaultAction: "Deny",
+      ipRules: ["20.30.40.50", "20.30.41.0/24"].map((iPAddressOrRange) => ({ iPAddressOrRange, action: "Allow" })),
+      virtualNetworkRules: [{ virtualNetworkResourceId: one("staging", "network:Subnet", "network-nodes").id }],
+    });
   });
 
   it("leaves a Standard registry open, which nothing can narrow", () => {
