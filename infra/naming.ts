@@ -26,6 +26,7 @@ const ABBREVIATIONS = {
   applicationInsights: "appi",
   dataCollectionEndpoint: "dce",
   dataCollectionRule: "dcr",
+  metricAlert: "ma",
 } as const;
 
 const GLOBAL_ABBREVIATIONS = {

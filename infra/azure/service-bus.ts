@@ -1,7 +1,8 @@
 import { RoleDefinition } from "@pulumi/azure-native/authorization/index.js";
+import { MetricAlert } from "@pulumi/azure-native/monitor/index.js";
 import { Namespace, Queue } from "@pulumi/azure-native/servicebus/index.js";
 import { ComponentResource, type ComponentResourceOptions, interpolate, type Output } from "@pulumi/pulumi";
-import { globalName } from "../naming.ts";
+import { globalName, localName } from "../naming.ts";
 import type { Settings } from "../settings.ts";
 import type { Principal } from "./principal.ts";
 import { onceReachable, PrivateEndpoint, type PrivateLink } from "./private-endpoint.ts";
@@ -59,6 +60,7 @@ export class ServiceBus extends ComponentResource {
       queue: queue("queue", JOB_QUEUE, false),
       "ordered-queue": queue("ordered-queue", ORDERED_JOB_QUEUE, true),
     };
+    this.#alertToDeadLetters(namespace);
     const endpoint =
       args.privateLink &&
       new PrivateEndpoint(
@@ -97,7 +99,10 @@ export class ServiceBus extends ComponentResource {
    * the action, and the right to receive besides.
    */
   grantReadQueueLength(principal: Principal, role: Settings["keda"]["role"]): void {
-    if (role === "receiver") return this.grantReceive(principal);
+    if (role === "receiver") {
+      this.grantReceive(principal);
+      return;
+    }
     const definition = this.#defineQueueReader();
     this.#grant(
       principal,
@@ -159,6 +164,54 @@ export class ServiceBus extends ComponentResource {
         // autoDeleteOnIdle stays unset: a quiet week must not delete the queue.
       },
       { parent: this, protect: site.protect },
+    );
+  }
+
+  /**
+   * Azure's own alert and not Prometheus's, for it looks at the queues and not at workers: it holds for as long as there
+   * are dead letters, those that Service Bus itself put there among them, and with no worker running. 0.10 USD a month for
+   * each queue. It is told to nobody until somebody gives it an action group; the portal shows it meanwhile.
+   */
+  #alertToDeadLetters(namespace: Namespace): MetricAlert {
+    return new MetricAlert(
+      `${this.#name}-dead-letters`,
+      {
+        resourceGroupName: this.#site.resourceGroupName,
+        ruleName: localName("metricAlert", this.#site.parts),
+        // Metric alerts belong to no region.
+        location: "global",
+        tags: this.#site.tags,
+        description:
+          "Jobs were set aside: their runs were lost, broke too often, or their messages could not be read. `mcp-aks jobs dead-letter list` says which and why; replay or drop each. docs/jobs-operations.md has the causes.",
+        severity: 2,
+        enabled: true,
+        scopes: [namespace.id],
+        evaluationFrequency: "PT5M",
+        windowSize: "PT15M",
+        autoMitigate: true,
+        criteria: {
+          odataType: "Microsoft.Azure.Monitor.SingleResourceMultipleMetricCriteria",
+          allOf: [
+            {
+              criterionType: "StaticThresholdCriterion",
+              name: "dead-letters",
+              metricNamespace: "Microsoft.ServiceBus/namespaces",
+              metricName: "DeadletteredMessages",
+              dimensions: [
+                {
+                  name: "EntityName",
+                  operator: "Include",
+                  values: Object.values(this.#queues).map(({ name }) => name),
+                },
+              ],
+              timeAggregation: "Maximum",
+              operator: "GreaterThan",
+              threshold: 0,
+            },
+          ],
+        },
+      },
+      { parent: this },
     );
   }
 

@@ -99,6 +99,7 @@ const FACTS: Readonly<Record<string, Facts>> = {
     text(i, "queueName"),
     `lock ${text(i, "lockDuration")}`,
     `${text(i, "maxDeliveryCount")} deliveries`,
+    i.requiresSession === true && "in order",
   ],
   "azure-native:storage:StorageAccount": (i) => [
     text(i, "accountName"),
@@ -109,6 +110,12 @@ const FACTS: Readonly<Record<string, Facts>> = {
       `immutable for ${text(i, "immutableStorageWithVersioning.immutabilityPolicy.immutabilityPeriodSinceCreationInDays")} days`,
   ],
   "azure-native:storage:FileShare": (i) => [text(i, "enabledProtocols"), `${text(i, "shareQuota")} GiB`],
+  "azure-native:storage:BlobContainer": (i) => [text(i, "containerName"), i.publicAccess === "None" && "private"],
+  "azure-native:storage:ManagementPolicy": (i) =>
+    objectsAt(i, "policy.rules").map((rule) => {
+      const days = text(rule, "definition.actions.baseBlob.delete.daysAfterModificationGreaterThan");
+      return `deletes ${textsAt(rule, "definition.filters.prefixMatch").join(", ")} after ${days} days`;
+    }),
   "azure-native:storage:Table": (i) => [text(i, "tableName")],
   "azure-native:redisenterprise:RedisEnterprise": (i) => [
     text(i, "clusterName"),
@@ -130,6 +137,8 @@ const FACTS: Readonly<Record<string, Facts>> = {
   "azure-native:operationalinsights:DataExport": (i) => [
     `${textsAt(i, "tableNames").join(", ")} to ${last(text(i, "resourceId"))}`,
   ],
+  "azure-native:monitor:MetricAlert": (i) =>
+    objectsAt(i, "criteria.allOf").map((c) => `${text(c, "metricName")} above ${text(c, "threshold")}`),
   "azure-native:monitor:DataCollectionRule": (i) => [Object.keys(objectAt(i, "streamDeclarations")).join(", ")],
   "azure-native:authorization:ManagementLockByScope": (i) => [text(i, "level"), `on ${last(text(i, "scope"))}`],
   "azure-native:applicationinsights:Component": (i) => [text(i, "ingestionMode")],
@@ -159,6 +168,15 @@ const FACTS: Readonly<Record<string, Facts>> = {
     const level = textMapAt(i, "metadata.labels")["pod-security.kubernetes.io/enforce"];
     return [objectName(i), level && `Pod Security ${level}`];
   },
+  "kubernetes:scheduling.k8s.io/v1:PriorityClass": (i) => [text(i, "metadata.name"), `priority ${text(i, "value")}`],
+  "kubernetes:core/v1:ResourceQuota": (i) => [
+    objectName(i),
+    `${text(i, "spec.hard.pods")} pods`,
+    Object.entries(objectAt(i, "spec.hard"))
+      .filter(([key]) => key.startsWith("requests."))
+      .map(([key, value]) => `${String(value)} ${key.slice("requests.".length)}`)
+      .join(", "),
+  ],
   "kubernetes:core/v1:Secret": (i) => [objectName(i), "values not shown"],
   "kubernetes:core/v1:ConfigMap": (i) => [objectName(i), plural(Object.keys(objectAt(i, "data")).length, "key")],
   "kubernetes:core/v1:Service": (i) => [

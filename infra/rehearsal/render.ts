@@ -13,6 +13,9 @@ const CHART = "kubernetes:helm.sh/v4:Chart";
 const KINDS_FIRST = [
   "Namespace",
   "StorageClass",
+  "PriorityClass",
+  "LimitRange",
+  "ResourceQuota",
   "PersistentVolume",
   "ServiceAccount",
   "Role",

@@ -73,3 +73,10 @@ export const ROLE = {
   clusterUser: "4abbcc35-e782-43d8-92c5-2d3f1bd2253f",
   keyVaultSecretsOfficer: "b86a8fe4-44ce-4948-aee5-eccb2c155cd7",
 } as const;
+
+/** Roles that may read a queue's length: sender, receiver and owner of its data. */
+export const QUEUE_READERS: readonly string[] = [
+  "69a216fc-b8fb-44d8-bc22-1f3c2cd27a39",
+  "4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0",
+  "090c5cfd-751d-490a-894a-3ce6f1109419",
+];

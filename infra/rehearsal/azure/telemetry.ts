@@ -1,5 +1,5 @@
 import { azureError } from "../cloud-error.ts";
-import { guidOf, numberAt, objectsAt, textAt } from "../values.ts";
+import { guidOf, numberAt, objectsAt, textAt, textsAt } from "../values.ts";
 import { parseArmId } from "./arm-id.ts";
 import type { FakeAzure } from "./azure.ts";
 import type { AzureRequest, AzureType } from "./resource-type.ts";
@@ -77,7 +77,60 @@ export const TELEMETRY_TYPES: Readonly<Record<string, AzureType>> = {
     },
     check: checkDiagnosticSetting,
   },
+
+  "azure-native:monitor:MetricAlert": {
+    arm: "Microsoft.Insights/metricAlerts",
+    names: ["ruleName"],
+    naming: {
+      pattern: /^(?=.{1,260}$)[^*#&+:<>?@%{}\\/|]*[^*#&+:<>?@%{}\\/|. ]$/,
+      sentence: "The metric alert name '{name}' is invalid.",
+    },
+    required: ["severity", "enabled", "scopes", "evaluationFrequency", "windowSize", "criteria"],
+    check: checkMetricAlert,
+  },
 };
+
+/** Metrics that alerts may ask for; source: Microsoft, "Supported metrics with Azure Monitor", 2026. */
+const METRICS: Readonly<Record<string, Readonly<Record<string, { aggregations: string[]; dimensions: string[] }>>>> = {
+  "Microsoft.ServiceBus/namespaces": {
+    ActiveMessages: { aggregations: ["Average", "Minimum", "Maximum"], dimensions: ["EntityName"] },
+    DeadletteredMessages: { aggregations: ["Average", "Minimum", "Maximum"], dimensions: ["EntityName"] },
+    ServerErrors: { aggregations: ["Total"], dimensions: ["EntityName", "OperationResult"] },
+    ThrottledRequests: {
+      aggregations: ["Total"],
+      dimensions: ["EntityName", "OperationResult", "MessagingErrorSubCode"],
+    },
+  },
+};
+const FREQUENCIES = ["PT1M", "PT5M", "PT15M", "PT30M", "PT1H"];
+const WINDOWS = [...FREQUENCIES, "PT6H", "PT12H", "P1D"];
+
+function checkMetricAlert({ inputs, location, name }: AzureRequest, azure: FakeAzure): void {
+  const fault = (message: string) => azureError("BadRequest", `Metric alert ${name}: ${message}`);
+  if (location !== "global") throw fault(`location must be 'global', not '${location}'.`);
+  const severity = numberAt(inputs, "severity");
+  if (severity === undefined || severity < 0 || severity > 4) throw fault("severity must be 0 to 4.");
+  const frequency = WINDOWS.indexOf(textAt(inputs, "evaluationFrequency") ?? "");
+  const window = WINDOWS.indexOf(textAt(inputs, "windowSize") ?? "");
+  if (frequency < 0 || frequency >= FREQUENCIES.length || window < frequency) {
+    throw fault(`evaluationFrequency must be one of ${FREQUENCIES.join(", ")}, and windowSize no shorter.`);
+  }
+  const types = textsAt(inputs, "scopes").map((scope) => {
+    azure.need(scope, "scopes");
+    return parseArmId(scope)?.type ?? "";
+  });
+  for (const criterion of objectsAt(inputs, "criteria.allOf")) {
+    for (const type of types) {
+      const metric = METRICS[type]?.[String(criterion.metricName)];
+      if (!metric) throw fault(`couldn't find a metric named '${String(criterion.metricName)}' of ${type}.`);
+      if (!metric.aggregations.includes(String(criterion.timeAggregation))) {
+        throw fault(`the metric has no aggregation '${String(criterion.timeAggregation)}'.`);
+      }
+      const foreign = objectsAt(criterion, "dimensions").find(({ name }) => !metric.dimensions.includes(String(name)));
+      if (foreign) throw fault(`the metric has no dimension '${String(foreign.name)}'.`);
+    }
+  }
+}
 
 /** Categories by resource type; source: Microsoft, "Supported resource logs in Azure Monitor", 2026. */
 const LOGS: Readonly<Record<string, readonly string[]>> = {

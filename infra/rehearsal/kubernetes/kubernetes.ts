@@ -287,6 +287,7 @@ const IMMUTABLE: Readonly<Record<string, readonly string[]>> = {
   Job: ["spec.selector", "spec.template"],
   PersistentVolume: ["spec.csi"],
   PersistentVolumeClaim: ["spec.accessModes", "spec.volumeName", "spec.storageClassName"],
+  PriorityClass: ["value", "preemptionPolicy"],
   Service: ["spec.clusterIP"],
   StorageClass: ["provisioner", "parameters"],
 };

@@ -2,6 +2,9 @@ import { kubernetesError } from "../cloud-error.ts";
 import { at, isProperties } from "../values.ts";
 import type { Kind, SchemaError } from "./kinds.ts";
 
+/** What makes the validators strips descriptions off schemas, and with them the properties that are called so. */
+const LOST = "description";
+
 /**
  * Validates an object against its kind's schema, strictly: fields that the schema does not have are refused, as
  * `kubectl apply` and Pulumi's provider have the API server do.
@@ -92,7 +95,7 @@ function watch(root: Record<string, unknown>): { watched: unknown; unread: () =>
         .filter(({ value, read, all }) => !all && read.size > 0 && isProperties(value))
         .flatMap(({ value, path, read }) =>
           Object.keys(value)
-            .filter((key) => !read.has(key))
+            .filter((key) => !read.has(key) && key !== LOST)
             .map((key) => (path === "" ? key : `${path}.${key}`)),
         ),
   };

@@ -276,6 +276,38 @@ const CHECKS: Readonly<Record<string, (object: Properties, refuse: Refuse) => vo
     }
   },
 
+  PriorityClass(object, refuse) {
+    // Above it are the cluster's own.
+    const value = numberAt(object, "value");
+    if (value === undefined) refuse("value: Required value");
+    if ((value ?? 0) > 1_000_000_000)
+      refuse(`value: Forbidden: maximum allowed value of a user defined priority is 1000000000`);
+  },
+
+  ResourceQuota(object, refuse) {
+    const scoped = objectsAt(object, "spec.scopeSelector.matchExpressions").length > 0;
+    for (const [key, hard] of Object.entries(objectAt(object, "spec.hard"))) {
+      if (quantity(hard) === undefined) refuse(`spec.hard[${key}]: Invalid value: ${JSON.stringify(hard)}`);
+      if (scoped && !/^(pods|cpu|memory|(requests|limits)\.(cpu|memory))$/.test(key)) {
+        refuse(`spec.scopeSelector: Invalid value: unsupported scope applied to resource ${key}`);
+      }
+    }
+  },
+
+  LimitRange(object, refuse) {
+    for (const [i, item] of objectsAt(object, "spec.limits").entries()) {
+      for (const resource of Object.keys(objectAt(item, "max"))) {
+        const order = ["min", "defaultRequest", "default", "max"].map((part) => at(item, `${part}.${resource}`));
+        const given = order.filter((value) => value !== undefined).map((value) => quantity(value) ?? 0);
+        if (given.some((value, n) => value < (given[n - 1] ?? 0))) {
+          refuse(
+            `spec.limits[${i}].max[${resource}]: Invalid value: min, defaultRequest, default and max must not fall`,
+          );
+        }
+      }
+    }
+  },
+
   ScaledObject(object, refuse) {
     const min = numberAt(object, "spec.minReplicaCount") ?? 0;
     const max = numberAt(object, "spec.maxReplicaCount") ?? 100;
@@ -301,6 +333,7 @@ const CHECKS: Readonly<Record<string, (object: Properties, refuse: Refuse) => vo
       const missing = (TRIGGER_METADATA[String(trigger.type)] ?? []).find(
         (key) => textAt(trigger, `metadata.${key}`) === undefined,
       );
+      if (trigger.type === "azure-servicebus") checkServiceBusTrigger(trigger, webhook);
       if (missing !== undefined)
         webhook(`error parsing ${String(trigger.type)} metadata: missing required parameter "${missing}"`);
     }
@@ -312,8 +345,20 @@ const TRIGGER_METADATA: Readonly<Record<string, readonly string[]>> = {
   cpu: ["value"],
   memory: ["value"],
   prometheus: ["serverAddress", "query", "threshold"],
-  "azure-servicebus": [],
 };
+
+/** KEDA 2.20, pkg/scalers/azure_servicebus_scaler.go. */
+function checkServiceBusTrigger(trigger: Properties, webhook: (sentence: string) => never): void {
+  const has = (key: string) => textAt(trigger, `metadata.${key}`) !== undefined;
+  const wrong = (why: string) => webhook(`error parsing azure service bus metadata: ${why}`);
+  if (has("queueName") === has("topicName")) wrong("give either queueName or topicName with subscriptionName");
+  if (has("topicName") && !has("subscriptionName")) wrong("no subscription name provided");
+  const byConnection = has("connectionFromEnv");
+  if (!byConnection && textAt(trigger, "authenticationRef.name") === undefined) wrong("no connection setting given");
+  if (!byConnection && !has("namespace")) wrong("namespace is required when using pod identity");
+  const count = textAt(trigger, "metadata.messageCount");
+  if (count !== undefined && !/^[1-9]\d*$/.test(count)) wrong(`messageCount ${JSON.stringify(count)} is no number`);
+}
 
 function checkSelector(object: Properties, refuse: Refuse): void {
   const labels = textMapAt(object, "spec.template.metadata.labels");

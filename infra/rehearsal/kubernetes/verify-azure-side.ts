@@ -4,9 +4,9 @@ import { CLUSTER } from "../azure/containers.ts";
 import { DEPLOYER } from "../azure/deployer.ts";
 import { PUBLIC_IP } from "../azure/network.ts";
 import type { AzureResource } from "../azure/resource-type.ts";
-import { ROLE } from "../azure/roles.ts";
+import { QUEUE_READERS, ROLE } from "../azure/roles.ts";
 import type { Fault } from "../cloud-error.ts";
-import { at, objectsAt, textAt, textMapAt, textsAt } from "../values.ts";
+import { at, objectsAt, type Properties, textAt, textMapAt, textsAt } from "../values.ts";
 import { knowledgeOf } from "./charts.ts";
 import { Faults, workloadsOf } from "./faults.ts";
 import type { FakeKubernetes } from "./kubernetes.ts";
@@ -124,6 +124,56 @@ function checkKeda(cluster: FakeKubernetes, azure: FakeAzure, faults: Faults): v
       const fault = id === undefined ? undefined : federation(azure, id, subject);
       if (fault !== undefined) faults.add(authentication, fault);
     }
+    for (const scaler of [...cluster.objects("ScaledObject"), ...cluster.objects("ScaledJob")]) {
+      for (const trigger of objectsAt(scaler.object, "spec.triggers")) {
+        if (trigger.type !== "azure-servicebus" || textAt(trigger, "metadata.queueName") === undefined) continue;
+        checkQueueTrigger(scaler, trigger, clientId, cluster, azure, faults);
+      }
+    }
+  }
+}
+
+const QUEUE_READ = "Microsoft.ServiceBus/namespaces/queues/read";
+const SERVICE_BUS = "Microsoft.ServiceBus/namespaces";
+
+/** The scaler asks the namespace for the queue's length, as KEDA's own identity unless its authentication names another. */
+function checkQueueTrigger(
+  scaler: KubernetesObject,
+  trigger: Properties,
+  operatorClientId: string | undefined,
+  cluster: FakeKubernetes,
+  azure: FakeAzure,
+  faults: Faults,
+): void {
+  const queueName = textAt(trigger, "metadata.queueName") ?? "";
+  const namespace = azure.all(SERVICE_BUS).find(({ name }) => name === textAt(trigger, "metadata.namespace"));
+  const queue = namespace && azure.find(`${namespace.id}/queues/${queueName}`);
+  if (!queue) {
+    faults.add(
+      scaler,
+      `error getting queue length: there is no queue "${queueName}" in the namespace "${textAt(trigger, "metadata.namespace")}"`,
+    );
+    return;
+  }
+  const authentication = cluster.object(
+    "TriggerAuthentication",
+    scaler.namespace,
+    textAt(trigger, "authenticationRef.name") ?? "",
+  );
+  const clientId = textAt(authentication?.object, "spec.podIdentity.identityId") ?? operatorClientId;
+  const identity = azure.all(IDENTITY).find(({ outputs }) => outputs.clientId === clientId);
+  const definitions = azure
+    .all("Microsoft.Authorization/roleDefinitions")
+    .filter(({ inputs }) =>
+      objectsAt(inputs, "permissions").some((permission) => textsAt(permission, "actions").includes(QUEUE_READ)),
+    );
+  const readers = [...QUEUE_READERS, ...definitions.map(({ name }) => name.toLowerCase())];
+  const principal = textAt(identity?.outputs, "principalId");
+  if (principal !== undefined && !readers.some((role) => azure.hasRole(principal, role, queue.id))) {
+    faults.add(
+      scaler,
+      `error getting queue length: 401 Unauthorized: ${identity?.name} has no role on ${queueName} that reads it`,
+    );
   }
 }
 

@@ -5,6 +5,7 @@ import { verifyAzureSide } from "./verify-azure-side.ts";
 import { verifyGateways } from "./verify-gateways.ts";
 import { verifyPods } from "./verify-pods.ts";
 import { verifyPolicies } from "./verify-policies.ts";
+import { verifyQuotas } from "./verify-quotas.ts";
 import { verifyScaling } from "./verify-scaling.ts";
 import { verifyServices } from "./verify-services.ts";
 import { verifyTraffic } from "./verify-traffic.ts";
@@ -14,6 +15,7 @@ export function verifyCluster(cluster: FakeKubernetes, azure: FakeAzure): Fault[
   return [
     ...verifyPods(cluster),
     ...verifyServices(cluster),
+    ...verifyQuotas(cluster),
     ...verifyScaling(cluster),
     ...verifyGateways(cluster),
     ...verifyPolicies(cluster),
