@@ -28,7 +28,7 @@ export interface StackOutputsArgs {
   readonly mcpServer: Pick<McpServer, "endpoint" | "healthUrl">;
   readonly image: Pick<ServerImage, "reference">;
   /** Absent: tokens of Entra are not accepted. */
-  readonly entra?: Pick<EntraApp, "tenantId" | "clientId" | "ideClientId" | "scopes" | "setup" | "allowedTenants">;
+  readonly entra?: Pick<EntraApp, "tenantId" | "clientId" | "ideClientId" | "scopes" | "setup">;
   /** Absent: keys are not accepted. */
   readonly apiKey?: Pick<ApiKey, "vaultSecretName">;
   /** Absent: no repository deploys the stack. */
@@ -91,7 +91,6 @@ export function stackOutputs(args: StackOutputsArgs): Record<string, Output<unkn
         tableName: storage.tableName,
         blobEndpoint: storage.blobEndpoint,
         blobContainer: storage.containerName,
-        tenants: entra?.allowedTenants ?? [],
         from: settings.privateEndpoints ? INSIDE : from,
       }),
     }),

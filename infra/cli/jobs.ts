@@ -52,7 +52,7 @@ export function jobsCommand(terminal: Terminal): Command {
     command
       .option("-s, --stack <stack>", "the stack whose jobs they are (default: dev)")
       .option("--deployed", "the deployed stack's, even while a rehearsal of it runs on this machine")
-      .option("--tenant <id>", "of this tenant alone; default: all that may call, and API keys")
+      .option("--tenant <id>", "of this tenant alone; default: all")
       .option("--json", "print one JSON object instead of text");
   const which = () => new Argument("[which...]", "sequence numbers, or ids of dead jobs, as dead-letter list has them");
 
@@ -114,8 +114,7 @@ export function jobsCommand(terminal: Terminal): Command {
     .summary("see jobs, and what was set aside; replay it or drop it")
     .description(
       "The jobs that callers have submitted. Those of the rehearsal while one runs on this machine; else the deployed " +
-        "stack's, with your own rights (az login): Azure Service Bus Data Owner on its namespace, Storage Table Data " +
-        "Contributor and Storage Blob Data Contributor on its storage account.",
+        "stack's, with your own rights (az login), which mcp:admins have: see docs/jobs-command.md.",
     )
     .helpCommand(false)
     .addHelpText(

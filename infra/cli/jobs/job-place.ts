@@ -10,8 +10,6 @@ export const JobPlace = z.object({
   tableName: z.string().min(1),
   blobEndpoint: z.url(),
   blobContainer: z.string().min(1),
-  /** Tenants of Entra whose people and applications may submit jobs. */
-  tenants: z.array(z.string()),
   /** From where all this can be reached, for people. */
   from: z.string(),
 });

@@ -47,15 +47,10 @@ export async function withJobs<T>(
         otherwise: `To try jobs on this machine first: npm run rehearse -- ${known}`,
       })
     ).jobs;
-  const { store, queue } = await open(place, rehearsal ? "emulator" : "entra");
+  const { store, queue } = openPlace(place, rehearsal ? "emulator" : "entra");
   try {
     const partitions =
-      tenant !== undefined
-        ? [partitionOf({ tenant, method: "entra" })]
-        : [
-            ...place.tenants.map((each) => partitionOf({ tenant: each, method: "entra" })),
-            partitionOf({ method: "api-key", tenant: undefined }),
-          ];
+      tenant === undefined ? await store.partitions() : [partitionOf({ tenant, method: "entra" })];
     const kind = rehearsal ? `the rehearsal of ${known} (process ${rehearsal.pid})` : `stack ${known}`;
     return await run({ place: kind, partitions, store, queue });
   } catch (error) {

@@ -32,8 +32,8 @@ export function unreachable(error: unknown, { serviceBus, tableEndpoint, from }:
   if (code === NOT_FROM_HERE || NO_ANSWER.has(code)) return because(`They are reached from ${from}.`);
   if (code === "UnauthorizedAccess" || status === 401 || status === 403) {
     return because(
-      "It takes the roles Azure Service Bus Data Owner on the namespace, and Storage Table Data Contributor and Storage " +
-        `Blob Data Contributor on the storage account, from ${from}.`,
+      "It takes the roles Azure Service Bus Data Receiver and Data Sender on the queues, and Storage Table Data " +
+        `Contributor and Storage Blob Data Contributor on table and container (mcp:admins have them), from ${from}.`,
     );
   }
   if (code === "MessagingEntityNotFound" || status === 404) {

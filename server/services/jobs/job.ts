@@ -222,9 +222,12 @@ export const JOB_ID = /^[0-9a-hjkmnp-tv-z]{26}$/;
 
 /** A new job's id: nobody can guess it, and a list sorted by ids has the newest first. `now` is milliseconds since 1970. */
 export function newJobId(now: number): string {
-  return (
-    encode(LAST_TIME - now, TIME_DIGITS) + [...randomBytes(RANDOM_BYTES)].map((byte) => BASE32[byte % 32]).join("")
-  );
+  return idsUntil(now) + [...randomBytes(RANDOM_BYTES)].map((byte) => BASE32[byte % 32]).join("");
+}
+
+/** What ids made until `now` sort after, and later ones before. */
+export function idsUntil(now: number): string {
+  return encode(LAST_TIME - now, TIME_DIGITS);
 }
 
 function encode(value: number, digits: number): string {

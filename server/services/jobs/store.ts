@@ -15,6 +15,26 @@ export class JobConflict extends Error {
   override readonly name = "JobConflict";
 }
 
+/** What is in a job's row is not a job, since somebody changed it by hand. */
+export class UnreadableJob extends Error {
+  override readonly name = "UnreadableJob";
+
+  constructor({ id }: JobRef, why: string) {
+    super(
+      `The row of job ${id} is not a job: ${why}. \`mcp-aks jobs replay\` writes it anew from what happened to it.`,
+    );
+  }
+}
+
+/** A cursor that no page of this store had. */
+export class InvalidCursor extends Error {
+  override readonly name = "InvalidCursor";
+
+  constructor() {
+    super("The cursor is none that a page of jobs came with: ask without one for the first page.");
+  }
+}
+
 /**
  * Where jobs are kept: what they are, what happened to them, what they were given and what they gave. In memory for a
  * server by itself, in Azure Table and Blob storage for a deployed one; both hold to the same contract, and the same
@@ -37,6 +57,7 @@ export interface JobStore {
     readonly owner: string;
     readonly idempotencyKey: string;
   }): Promise<JobRef | undefined>;
+  /** @throws UnreadableJob */
   read(ref: JobRef): Promise<StoredJob | undefined>;
   /**
    * Changes a job and appends the events that did it, in one step; no events: the row is written as it is, which renews a
@@ -45,7 +66,11 @@ export interface JobStore {
    * @throws JobConflict when the row is not as `before` has it.
    */
   update(before: StoredJob, job: Job, events: readonly JobEvent[], options?: { owed?: boolean }): Promise<StoredJob>;
-  /** The newest first. `cursor` is a page's, and opaque. */
+  /**
+   * The newest first. `cursor` is a page's, and opaque. A row that is no job is left out.
+   *
+   * @throws InvalidCursor
+   */
   list(query: {
     readonly partition: string;
     readonly owner?: string | undefined;
@@ -68,6 +93,11 @@ export interface JobStore {
    */
   putContent(ref: JobRef, name: string, text: string): Promise<void>;
   content(ref: JobRef, name: string): Promise<string | undefined>;
+  /**
+   * Writes a job's row as its log has it, whatever is there, unless that is newer: false, and nothing is changed. The
+   * message of a job that has not ended is owed again.
+   */
+  repair(job: Job): Promise<boolean>;
   /** Removes jobs that have ended, with their logs and contents, `olderThanMs` after they did; how many. */
   sweep(olderThanMs: number): Promise<number>;
   /** Whether it answers. Rejects with why not. */

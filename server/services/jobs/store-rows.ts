@@ -1,0 +1,132 @@
+import { z } from "zod";
+import { JOB_ID, type Job, type JobEvent, JobEvent as JobEventSchema, type JobRef, Job as JobSchema } from "./job.ts";
+import { UnreadableJob } from "./store.ts";
+
+/*
+ * How jobs are rows of one table. In a tenant's partition:
+ *
+ *   job-<id>              the job
+ *   owner-<owner>-<id>    the same again, so that a caller's own are listed without looking at everybody's
+ *   event-<id>-<seq>      what happened to it
+ *   content-<id>-<name>   what it was given, what it gave
+ *
+ * Ids sort the newest first, and so do the rows of each kind. Rows of a partition change together or not at all, in an
+ * entity group transaction. Two kinds of partitions are no tenant's: their names begin with a dot.
+ *
+ *   .owed-<n>             <partition>-<id> of each job whose message is owed to the queue
+ *   .partitions           the tenants' partitions, for those who look at all of them
+ */
+
+/** What may be a partition: no character that keys must not have, nor the dot of this store's own. */
+const PARTITION = /^[0-9a-z][0-9a-z_-]{0,127}$/;
+const CONTENT_NAME = /^[0-9a-z][0-9a-z-]{0,63}$/;
+
+/** Names of rows that tell what they are, for whoever looks at the table. */
+export const PARTITIONS = ".partitions";
+/**
+ * Every submission writes a row of what is owed and removes it, and Azure does 2,000 such things a second in one
+ * partition ("Scalability and performance targets for Table storage"): so there are several, and few, since looking for
+ * what is owed asks each.
+ */
+const OWED_PARTITIONS = 4;
+export const OWED: readonly string[] = Array.from({ length: OWED_PARTITIONS }, (_, n) => `.owed-${n}`);
+
+/** Above everything that a key may go on with. */
+const END = "~";
+const SEQ_DIGITS = 10;
+
+export const JOBS = "job-";
+export const EVENTS = "event-";
+export const CONTENTS = "content-";
+export const ownerKeys = (owner: string) => `owner-${owner}-`;
+export const eventKeys = (id: string) => `${EVENTS}${id}-`;
+
+export const jobKey = (id: string) => JOBS + id;
+export const ownerKey = (owner: string, id: string) => ownerKeys(owner) + id;
+export const eventKey = (id: string, seq: number) => eventKeys(id) + String(seq).padStart(SEQ_DIGITS, "0");
+export const contentKey = (id: string, name: string) => `${CONTENTS}${id}-${name}`;
+export const owedKey = ({ partition, id }: JobRef) => ({
+  partitionKey: OWED[id.charCodeAt(id.length - 1) % OWED_PARTITIONS] ?? "",
+  rowKey: `${partition}-${id}`,
+});
+export const blobName = ({ partition, id }: JobRef, name: string) => `${partition}/${id}/${name}`;
+
+/** Row keys after `from` and before `to`. */
+export interface KeyRange {
+  readonly from: string;
+  readonly to: string;
+}
+/** All rows whose key begins so; those of ids after `id`, which are older, if there is one. */
+export const keysOf = (prefix: string, after = ""): KeyRange => ({ from: prefix + after, to: prefix + END });
+
+/** Whether there can be a row of that: what callers name need not be an id. */
+export const isRef = ({ partition, id }: JobRef) => PARTITION.test(partition) && JOB_ID.test(id);
+export const isPartition = (partition: string) => PARTITION.test(partition);
+export const isContentName = (name: string) => CONTENT_NAME.test(name);
+
+/** Throws a {@link RangeError} for what no row can be named after. */
+export function assertRef(ref: JobRef): void {
+  if (isRef(ref)) return;
+  const { partition, id } = ref;
+  throw new RangeError(
+    `There is no job ${JSON.stringify(id)} of partition ${JSON.stringify(partition)}: an id has 26 of the digits that ` +
+      "newJobId uses, a partition up to 128 small letters, digits, dashes and underscores.",
+  );
+}
+
+export function assertContentName(name: string): void {
+  if (isContentName(name)) return;
+  throw new RangeError(`Content is named by up to 64 small letters, digits and dashes, not ${JSON.stringify(name)}.`);
+}
+
+/** `write` is of one change of the row: who has lost the answer to its own finds out whether it was done. */
+export function jobRow(job: Job, write: string) {
+  const { partition, id, state, version } = job;
+  return { partitionKey: partition, rowKey: jobKey(id), state, version, write, job: JSON.stringify(job) };
+}
+
+/** Written with the job's row, and like it. */
+export function ownerRow(job: Job, write: string) {
+  return { ...jobRow(job, write), rowKey: ownerKey(job.owner, job.id) };
+}
+
+export function eventRow({ partition, id }: JobRef, seq: number, event: JobEvent, write: string) {
+  const { type, at } = event;
+  return { partitionKey: partition, rowKey: eventKey(id, seq), seq, type, at, write, event: JSON.stringify(event) };
+}
+
+const json = <T extends z.ZodType>(schema: T) =>
+  z
+    .string()
+    .transform((text, context): unknown => {
+      try {
+        return JSON.parse(text);
+      } catch {
+        context.addIssue({ code: "custom", message: "is not JSON" });
+        return z.NEVER;
+      }
+    })
+    .pipe(schema);
+
+// Loose: what a newer server keeps in a job goes on being kept when an older one writes it.
+const JobRow = z.object({ job: json(JobSchema.loose()) });
+/** What is known of a row whatever has become of the job in it. */
+export const RowVersion = z.object({ version: z.number().int().catch(0), write: z.string().catch("") });
+export const EventRow = z.object({ seq: z.number().int(), write: z.string(), event: json(JobEventSchema) });
+
+export const OwedRow = z.object({ partition: z.string(), id: z.string() });
+export const ContentRow = z.object({ short: z.boolean(), text: z.string(), blob: z.string().optional() });
+
+/** The job in a row; undefined when it is none. */
+export function jobIn(row: unknown): Job | undefined {
+  return JobRow.safeParse(row).data?.job;
+}
+
+/** @throws UnreadableJob */
+export function jobOf(row: unknown, ref: JobRef): Job {
+  const parsed = JobRow.safeParse(row);
+  if (!parsed.success) throw new UnreadableJob(ref, z.prettifyError(parsed.error));
+  const { job } = parsed.data;
+  if (job.id !== ref.id || job.partition !== ref.partition) throw new UnreadableJob(ref, "it is another one's");
+  return job;
+}
