@@ -237,7 +237,7 @@ function networkAccess(
   bypass: "None" | "AzureServices",
   planes: ManagementPlanes | undefined,
 ): Pick<StorageAccountArgs, "publicNetworkAccess" | "networkRuleSet"> {
-  const closed = { defaultAction: "Deny", bypass, ipRules: [], virtualNetworkRules: [] } as const;
+  const closed = { defaultAction: "Deny" as const, bypass, ipRules: [], virtualNetworkRules: [] };
   if (privateLink) return { publicNetworkAccess: "Disabled", networkRuleSet: closed };
   if (planes?.access === "public") {
     return { publicNetworkAccess: "Enabled", networkRuleSet: { ...closed, defaultAction: "Allow" } };

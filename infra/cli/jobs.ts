@@ -9,9 +9,10 @@ import {
   type JobState,
   type LoggedEvent,
 } from "../../server/services/jobs/job.ts";
+import type { Difference } from "../../server/services/jobs/replay.ts";
 import { CliError, EXIT } from "./cli-error.ts";
 import { duration } from "./duration.ts";
-import { drop, listSetAside, replay, type SetAside, type Settled } from "./jobs/dead-letters.ts";
+import type { SetAside, Settled } from "./jobs/dead-letters.ts";
 import { type OpenJobs, type PlaceOptions, withJobs } from "./jobs/open-jobs.ts";
 import { confirm, type Terminal, table } from "./terminal.ts";
 
@@ -135,6 +136,9 @@ line asks for something that does not exist.`,
   return jobs;
 }
 
+/** Loaded when it is asked for: it brings the server's part of jobs, which no other command needs. */
+const setAside = () => import("./jobs/dead-letters.ts");
+
 async function listJobs(options: ListOptions, terminal: Terminal): Promise<void> {
   await withJobs(options, async ({ place, partitions, store }) => {
     const found: Job[] = [];
@@ -247,6 +251,7 @@ function detailOf(event: JobEvent): string {
 
 async function listLetters(options: Options, terminal: Terminal): Promise<void> {
   await withJobs(options, async (jobs) => {
+    const { listSetAside } = await setAside();
     const found = await listSetAside(jobs, { partitions: jobs.partitions, limit: MOST_SET_ASIDE });
     if (options.json) return json(terminal, { place: jobs.place, setAside: found.map(reportOf) });
     const { bold, dim } = terminal.colours;
@@ -298,6 +303,7 @@ async function replayDead(names: readonly string[], options: ReplayLettersOption
       });
     }
     const by = userInfo().username;
+    const { replay } = await setAside();
     await settleEach(meant, (each) => replay(jobs, each, { by, deadlineMs: options.deadline }), options, terminal);
   });
 }
@@ -313,6 +319,7 @@ async function dropDead(names: readonly string[], options: ChangeOptions, termin
         otherwise: "Nothing was dropped.",
       });
     }
+    const { drop } = await setAside();
     await settleEach(meant, (each) => drop(jobs, each), options, terminal);
   });
 }
@@ -327,6 +334,7 @@ async function setAsideMeant(
   if (names.length > 0 === (all === true)) {
     throw new CliError("Say which, by what mcp-aks jobs dead-letter list shows, or --all, and not both.", EXIT.usage);
   }
+  const { listSetAside } = await setAside();
   const found = await listSetAside(jobs, { partitions: jobs.partitions, limit: MOST_SET_ASIDE });
   if (all) return found.filter(among);
   return [...new Set(names)].map((name) => {
@@ -361,6 +369,54 @@ async function settleEach(
   else if (meant.length === 0) terminal.err("Nothing was set aside.\n");
   const kept = settled.filter(({ outcome }) => outcome === "kept").length;
   if (kept > 0) throw new CliError(`${kept} of ${settled.length} could not be done.`);
+}
+
+async function replayLog({ since, dryRun, yes, ...options }: ReplayOptions, terminal: Terminal): Promise<void> {
+  await withJobs(options, async ({ place, store }) => {
+    const { compare, rebuild } = await import("../../server/services/jobs/replay.ts");
+    let jobs = 0;
+    const told = async function* () {
+      for await (const each of rebuild(store.events({ since }))) {
+        jobs += 1;
+        yield each;
+      }
+    };
+    const differences: Difference[] = [];
+    for await (const difference of compare(told(), store)) {
+      differences.push(difference);
+      if (!options.json) showDifference(difference, terminal);
+    }
+    const mendable = differences.flatMap(({ repair }) => repair ?? []);
+    let mended: string[] = [];
+    if (!dryRun && mendable.length > 0) {
+      if (!yes) {
+        await confirm(terminal, {
+          would: `write ${countOf(mendable)} anew from the events`,
+          question: `Write ${countOf(mendable)} anew from the events?`,
+          otherwise: "Nothing was mended.",
+        });
+      }
+      for (const job of mendable) if (await store.repair(job)) mended = [...mended, job.id];
+    }
+    if (options.json) {
+      const shown = differences.map(({ repair, ...rest }) => ({ ...rest, ...(repair && { state: repair.state }) }));
+      json(terminal, { place, since, jobs, differences: shown, mended });
+    } else {
+      const of = `${jobs === 1 ? "one job" : `${jobs} jobs`} with events since ${since} in ${place}`;
+      if (differences.length === 0)
+        terminal.err(`${terminal.colours.green("✔")} ${of}: all are as their events say.\n`);
+      else if (!dryRun) terminal.err(`${terminal.colours.green("✔")} ${of}: mended ${mended.length}.\n`);
+    }
+    const left = differences.length - mended.length;
+    if (left === 0) return;
+    const as = left === 1 ? "One job is" : `${left} jobs are`;
+    throw new CliError(`${as} not as the events say.${dryRun ? " Without --dry-run, what can be mended is." : ""}`);
+  });
+}
+
+function showDifference({ ref, kind, detail, repair }: Difference, { out, colours }: Terminal): void {
+  const mend = repair ? `by its events it is ${repair.state}` : "nothing to mend it by";
+  out(`${colours.red("✖")} ${ref.id} ${kind}: ${detail} ${colours.dim(`(${ref.partition}; ${mend})`)}\n`);
 }
 
 const json = (terminal: Terminal, value: unknown): void => terminal.out(`${JSON.stringify(value, null, 2)}\n`);

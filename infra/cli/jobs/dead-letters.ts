@@ -1,8 +1,9 @@
 import { parseEnvironment } from "../../../server/config.ts";
 import { after, FINAL_STATES, type Job, type JobRef } from "../../../server/services/jobs/job.ts";
-import { messageOf, refOf } from "../../../server/services/jobs/messages.ts";
+import { queuedJob } from "../../../server/services/jobs/jobs.ts";
+import { readMessage } from "../../../server/services/jobs/messages.ts";
 import type { DeadLetter, JobQueue } from "../../../server/services/jobs/queue.ts";
-import { JobConflict, type JobStore } from "../../../server/services/jobs/store.ts";
+import { JobConflict, type JobStore, type StoredJob, UnreadableJob } from "../../../server/services/jobs/store.ts";
 
 /*
  * What was set aside, seen from both sides: the queue has dead letters, the store has dead jobs. A worker writes the store
@@ -43,6 +44,9 @@ interface Jobs {
 
 /** A running job whose row is older than that has no worker any more. */
 const LEASE_MS = parseEnvironment({}).JOB_LEASE_SECONDS * 1000;
+const NO_JOB =
+  "The store has no such job (any more), or none that can be read (mcp-aks jobs replay mends it); else it can only be " +
+  "dropped.";
 /** Tries again when somebody else has changed the row meanwhile. */
 const ROUNDS = 5;
 
@@ -57,8 +61,8 @@ export async function listSetAside(
 ): Promise<readonly SetAside[]> {
   const letters: SetAside[] = [];
   for (const letter of await queue.deadLetters.list(limit)) {
-    const ref = refOf(letter.body);
-    const stored = ref && (await store.read(ref));
+    const ref = readMessage(letter.body);
+    const stored = ref && (await readable(store, ref));
     letters.push({ name: letter.sequence, letter, ...(ref && { ref }), ...(stored && { job: stored.job }) });
   }
   const known = new Set(letters.map(({ ref }) => ref?.id));
@@ -73,6 +77,16 @@ export async function listSetAside(
   ];
 }
 
+/** A job, if there is one that can be read. */
+async function readable(store: JobStore, ref: JobRef): Promise<StoredJob | undefined> {
+  try {
+    return await store.read(ref);
+  } catch (error) {
+    if (error instanceof UnreadableJob) return undefined;
+    throw error;
+  }
+}
+
 /**
  * Has a job run again. First the store says so, and owes the queue the message; whatever ends this process after that,
  * servers and workers see to it. Then the message is sent and the letter taken out; a second message does no harm.
@@ -85,7 +99,7 @@ export async function replay(
   if (ref === undefined)
     return { name, outcome: "kept", because: "Its message cannot be read; it can only be dropped." };
   for (let round = 1; round <= ROUNDS; round++) {
-    const stored = await store.read(ref);
+    const stored = await readable(store, ref);
     if (stored === undefined) {
       return {
         name,
@@ -111,7 +125,8 @@ export async function replay(
         throw error;
       }
     }
-    const message = messageOf(job);
+    // A message of its own: the queue may still know the first one, and would drop its like.
+    const message = queuedJob(job, true);
     const moved = letter !== undefined && (await queue.deadLetters.replay(letter.sequence, message.id));
     if (!moved) await queue.send(message);
     await store.sent(ref);
@@ -136,7 +151,7 @@ export async function drop({ store, queue }: Jobs, { name, letter, ref }: SetAsi
     };
   }
   for (let round = 1; ref !== undefined && round <= ROUNDS; round++) {
-    const stored = await store.read(ref);
+    const stored = await readable(store, ref);
     if (stored === undefined || FINAL_STATES.has(stored.job.state)) break;
     if (stored.job.state === "running" && stored.readAt - stored.changedAt < LEASE_MS) {
       return {

@@ -1,3 +1,4 @@
+import { UnreadableJob } from "../../../server/services/jobs/store.ts";
 import { CliError } from "../cli-error.ts";
 import type { JobPlace } from "./job-place.ts";
 
@@ -19,6 +20,7 @@ const NO_ANSWER: ReadonlySet<unknown> = new Set([
 /** What to do about a queue or a store that does not do what it is asked; every other error comes back as it is. */
 export function unreachable(error: unknown, { serviceBus, tableEndpoint, from }: JobPlace): unknown {
   if (!(error instanceof Error) || error instanceof CliError) return error;
+  if (error instanceof UnreadableJob) return new CliError(error.message, undefined, { cause: error });
   const [said = ""] = error.message.split("\n");
   const code = "code" in error ? error.code : undefined;
   const status = "statusCode" in error ? error.statusCode : undefined;

@@ -249,6 +249,7 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
 
   return {
     kind: "azure",
+    partitions,
     now: () => clock.now(),
 
     async insert(job, event) {
