@@ -45,8 +45,9 @@ interface Jobs {
 /** A running job whose row is older than that has no worker any more. */
 const LEASE_MS = parseEnvironment({}).JOB_LEASE_SECONDS * 1000;
 const NO_JOB =
-  "The store has no such job (any more), or none that can be read (mcp-aks jobs replay mends it); else it can only be " +
-  "dropped.";
+  "The store has no such job (any more), or none that can be read: mcp-aks jobs replay mends that, or it can only be dropped.";
+const UNREADABLE =
+  "Its message cannot be read by this version: use the one that the stack was deployed with, or it can only be dropped.";
 /** Tries again when somebody else has changed the row meanwhile. */
 const ROUNDS = 5;
 
@@ -61,7 +62,8 @@ export async function listSetAside(
 ): Promise<readonly SetAside[]> {
   const letters: SetAside[] = [];
   for (const letter of await queue.deadLetters.list(limit)) {
-    const ref = readMessage(letter.body);
+    const read = readMessage(letter.body);
+    const ref = read.kind === "job" ? read.ref : undefined;
     const stored = ref && (await readable(store, ref));
     letters.push({ name: letter.sequence, letter, ...(ref && { ref }), ...(stored && { job: stored.job }) });
   }
@@ -96,8 +98,7 @@ export async function replay(
   { name, letter, ref }: SetAside,
   { by, deadlineMs }: { readonly by: string; readonly deadlineMs: number },
 ): Promise<Settled> {
-  if (ref === undefined)
-    return { name, outcome: "kept", because: "Its message cannot be read; it can only be dropped." };
+  if (ref === undefined) return { name, outcome: "kept", because: UNREADABLE };
   for (let round = 1; round <= ROUNDS; round++) {
     const stored = await readable(store, ref);
     if (stored === undefined) {
@@ -105,7 +106,7 @@ export async function replay(
         name,
         job: ref.id,
         outcome: "kept",
-        because: "The store has no such job (any more); it can only be dropped.",
+        because: NO_JOB,
       };
     }
     let { job } = stored;
