@@ -38,8 +38,8 @@ export async function drive(server: Driven, steps: Steps): Promise<void> {
       keepsReaderOut(server, tokens.reader),
     );
   }
-  await driveJobs(server, opener, steps);
   await steps.step("The metrics have counted the calls", () => countsCalls(server, before));
+  await driveJobs(server, opener, steps);
 }
 
 async function driveBy(sdk: Sdk, { url }: Driven, credential: string, steps: Steps): Promise<void> {
