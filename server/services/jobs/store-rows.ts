@@ -112,7 +112,7 @@ const json = <T extends z.ZodType>(schema: T) =>
 const JobRow = z.object({ job: json(JobSchema.loose()) });
 /** What is known of a row whatever has become of the job in it. */
 export const RowVersion = z.object({ version: z.number().int().catch(0), write: z.string().catch("") });
-export const EventRow = z.object({ seq: z.number().int(), write: z.string(), event: json(JobEventSchema) });
+export const EventRow = z.object({ seq: z.number().int(), event: json(JobEventSchema) });
 
 export const OwedRow = z.object({ partition: z.string(), id: z.string() });
 export const ContentRow = z.object({ short: z.boolean(), text: z.string(), blob: z.string().optional() });

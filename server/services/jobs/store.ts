@@ -86,7 +86,8 @@ export interface JobStore {
   owed(olderThanMs: number): AsyncIterable<JobRef>;
   /**
    * The log, each job's events in order. With a ref, of one job; with `since` (ISO 8601), those of every job that has an
-   * event at or after it, from its first on, so that what is told is whole.
+   * event at or after it, from its first on, so that what is told is whole. An event that is none, since somebody changed
+   * it by hand, is left out.
    */
   events(query: { readonly ref?: JobRef; readonly since?: string }): AsyncIterable<LoggedEvent>;
   /**
