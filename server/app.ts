@@ -18,10 +18,13 @@ import { createRefuseForeign } from "./auth/origin.ts";
 import { parseAccessPolicy } from "./auth/roles.ts";
 import { securityHeaders } from "./auth/security-headers.ts";
 import { type CommandLimits, type Config, commandLimits, type Role } from "./config.ts";
+import { createJobService, type JobService } from "./jobs/job-service.ts";
+import { createToolRun } from "./jobs/tool-run.ts";
 import { createLimits, type Limits } from "./limits/limits.ts";
 import { createCallGate } from "./mcp/call-gate.ts";
-import { createProtocol, type Protocol } from "./mcp/protocol.ts";
+import { createContexts, createProtocol, type Protocol } from "./mcp/protocol.ts";
 import { createStreamableHttp, type StreamableHttp } from "./mcp/streamable-http.ts";
+import { createToolCalls } from "./mcp/tool-calls.ts";
 import { type Audit, createAudit } from "./observability/audit.ts";
 import { createReadiness, operatorPages, probes, type Readiness } from "./observability/health.ts";
 import type { LineWriter } from "./observability/line-writer.ts";
@@ -31,8 +34,9 @@ import type { Prompt } from "./prompts/define-prompt.ts";
 import { prompts as allPrompts } from "./prompts/index.ts";
 import { resourceSources } from "./resources/index.ts";
 import type { ResourceSource } from "./resources/resource-source.ts";
-import { createCommandRunner } from "./services/commands.ts";
+import { type CommandRunner, createCommandRunner } from "./services/commands.ts";
 import { createIsolation, type Isolation } from "./services/isolation.ts";
+import type { JobBacking } from "./services/jobs/jobs.ts";
 import { createLeftAnswers, type LeftAnswers } from "./services/left-answers.ts";
 import { createRuntime, type Runtime } from "./services/runtime.ts";
 import type { SharedStore } from "./services/shared-store.ts";
@@ -50,6 +54,7 @@ export interface Core {
   readonly audit: Audit;
   readonly protocol: Protocol;
   readonly shared: Shared;
+  readonly jobService: JobService;
 }
 
 /** What this process has in common with the server's other replicas. */
@@ -61,6 +66,8 @@ export interface Shared {
 /** What a server does for its callers outside its own process, and has to end before it ends itself. */
 export interface Work {
   readonly running: number;
+  /** Lets what runs for nobody who waits come to its end, and begins none of it any more. Takes no longer than that. */
+  finish?(withinMs: number): Promise<void>;
   /** Ends what runs; its callers are told. */
   stopAll(): void;
   /** Ends, properly, what is kept ready for callers. */
@@ -75,13 +82,15 @@ export interface Listeners {
   /** The operators' listener: metrics and details. */
   readonly operator: FastifyInstance;
   readonly readiness: Readiness;
-  readonly mcp: StreamableHttp;
+  /** Absent where nobody calls. */
+  readonly mcp?: StreamableHttp | undefined;
   readonly work: Work;
   /** Ended when nothing more can happen. */
   readonly audit: Audit;
 }
 
 export interface App extends Listeners {
+  readonly mcp: StreamableHttp;
   readonly services: Services;
 }
 
@@ -113,6 +122,8 @@ interface BuildOptions {
   readonly tools?: readonly Tool[];
   readonly prompts?: readonly Prompt[];
   readonly sources?: readonly ResourceSource[];
+  /** Where jobs are and what brings them to workers, in place of what the configuration names. */
+  readonly openJobs?: (config: Config) => Promise<JobBacking>;
   /** Tells who calls in another way than the configuration has it, for tests. */
   readonly authenticate?: Authenticate;
   /** Has the SDK answer every request, for tests. */
@@ -131,6 +142,7 @@ export async function buildCore({
   tools = allTools,
   prompts = allPrompts,
   sources = resourceSources(createFileWatch()),
+  openJobs,
 }: BuildOptions): Promise<Core> {
   const workspaces = await openConfiguredWorkspaces(config, log);
   const isolation = findIsolation(config, workspaces, log);
@@ -138,6 +150,20 @@ export async function buildCore({
   if (mustHold(config)) await isolation;
   const version = packageVersion();
   const runtime = createRuntime(config.MCP_SERVER_NAME, version);
+  const metrics = createMetrics(tools.map((tool) => tool.name));
+  const audit = createAudit({ config, log, metrics, version, stream });
+  const shared = createShared(config, metrics, log);
+  const gate = createCallGate({
+    tools,
+    policy: parseAccessPolicy(config.ACCESS_POLICY),
+    facetContext: { shell: config.COMMAND_SHELL },
+    limits: shared.limits,
+    audit,
+  });
+  const carryOut = createToolCalls({ gate, metrics, log });
+  // Jobs run tools, and tools have jobs run.
+  const run = createToolRun({ carryOut, contextOf: (caller) => contextOf(caller) });
+  const jobService = createJobService({ config, tools, gate, run, metrics, log, open: openJobs });
   const services: Services = {
     workspaces,
     commands: createCommandRunner({
@@ -147,20 +173,12 @@ export async function buildCore({
       isolation,
     }),
     runtime,
+    jobs: jobService.jobs,
+    resultLimit: config.RESULT_LIMIT_BYTES,
   };
-  const metrics = createMetrics(tools.map((tool) => tool.name));
-  const audit = createAudit({ config, log, metrics, version, stream });
-  const resultLimit = config.RESULT_LIMIT_BYTES;
-  const shared = createShared(config, metrics, log);
-  const gate = createCallGate({
-    tools,
-    policy: parseAccessPolicy(config.ACCESS_POLICY),
-    facetContext: { shell: config.COMMAND_SHELL },
-    limits: shared.limits,
-    audit,
-  });
-  const protocol = createProtocol({ tools, gate, prompts, sources, services, metrics, log, resultLimit });
-  return { services, metrics, audit, protocol, shared };
+  const contextOf = createContexts(services, log);
+  const protocol = createProtocol({ tools, gate, carryOut, prompts, sources, services, contextOf });
+  return { services, metrics, audit, protocol, shared, jobService };
 }
 
 /** The store that replicas share, as far as there may be several, and the limits that are counted in it. */
@@ -179,11 +197,12 @@ export function createShared(config: Config, metrics: Metrics, log: FastifyBaseL
 
 /** Builds the server with its tools, listening on nothing and touching no state of the process. */
 export async function buildApp(options: BuildOptions): Promise<App> {
-  const { services, ...core } = await buildCore(options);
+  const { services, jobService, ...core } = await buildCore(options);
   const protocol = options.plainOff ? { ...core.protocol, direct: undefined } : core.protocol;
   const { commands, workspaces, runtime } = services;
   const details = async () => ({
     commands: { running: commands.running, concurrency: commands.concurrency },
+    jobs: { running: jobService.running },
     isolation: await commands.isolation.then(
       ({ facts }) => facts,
       (error: unknown) => ({ unavailable: error instanceof Error ? error.message : String(error) }),
@@ -194,15 +213,29 @@ export async function buildApp(options: BuildOptions): Promise<App> {
   // Beside the callers' own workspaces, which replicas share; the plain one is somebody's, and has nothing of ours in it.
   const leftAnswers =
     options.config.AUTH_MODE === "none" ? undefined : createLeftAnswers(join(workspaces.root, ".answers"));
-  const listeners = await buildListeners(options, { ...core, protocol, runtime, work: commands, leftAnswers, details });
+  const work = workOf(commands, jobService);
+  const listeners = await buildListeners(options, { ...core, protocol, runtime, work, leftAnswers, details });
+  listeners.operator.addHook("onClose", () => jobService.close());
   return { ...listeners, services };
+}
+
+/** What runs for callers, and for those who submitted jobs. */
+export function workOf(commands: CommandRunner, jobService: JobService): Work {
+  return {
+    get running() {
+      return commands.running;
+    },
+    finish: (withinMs) => jobService.finish(withinMs),
+    stopAll: () => commands.stopAll(),
+    killAllNow: () => commands.killAllNow(),
+  };
 }
 
 /** Builds both listeners in front of what is served. */
 export async function buildListeners(
   options: Pick<BuildOptions, "config" | "log" | "audit" | "failures" | "now" | "authenticate">,
   { protocol, metrics, runtime, shared, work, leftAnswers, audit: trail, details }: Served,
-): Promise<Listeners> {
+): Promise<Listeners & Pick<App, "mcp">> {
   const { config, log, failures, now, audit = trail } = options;
   const readiness = createReadiness();
   const identity = await createIdentity({ config, log, metrics, store: shared.store, failures, now });

@@ -22,6 +22,7 @@ export const icons = {
   terminal: icon("M4 6l6 6-6 6M12 18h8"),
   file: icon("M14 2H6v20h12V6zM14 2v4h4"),
   gauge: icon("M4 18a8 8 0 1 1 16 0M12 18l4-6"),
+  clock: icon("M12 3a9 9 0 1 0 0 18a9 9 0 0 0 0-18M12 7v5l3 3"),
   log: icon("M4 5h16M4 10h10M4 15h16M4 20h8"),
   book: icon("M4 4h7a2 2 0 0 1 1 2v14a2 2 0 0 0-1-1H4zM20 4h-7a2 2 0 0 0-1 2v14a2 2 0 0 1 1-1h7z"),
   review: icon("M12 4v8M8 8h8M8 18h8"),

@@ -21,17 +21,19 @@ export async function shutDown(
   log: FastifyBaseLogger,
 ): Promise<void> {
   const deadline = performance.now() + SHUTDOWN_GRACE_SECONDS * 1000;
+  const finished = work.finish?.(SHUTDOWN_GRACE_SECONDS * 1000);
   readiness.drain();
   log.info({ event: "server.draining", drainSeconds: SHUTDOWN_DRAIN_SECONDS, graceSeconds: SHUTDOWN_GRACE_SECONDS });
   await new Promise((resolve) => setTimeout(resolve, SHUTDOWN_DRAIN_SECONDS * 1000));
 
   const closed = app.close();
-  await mcp.endStreams();
-  if (!(await mcp.idle(Math.max(0, deadline - performance.now())))) {
+  await mcp?.endStreams();
+  if (mcp !== undefined && !(await mcp.idle(Math.max(0, deadline - performance.now())))) {
     log.warn({ event: "server.grace.exceeded", commands: work.running });
     work.stopAll();
     if (!(await mcp.idle(LAST_WORDS_MS))) await mcp.abort();
   }
+  await finished;
   await work.close?.();
   work.killAllNow();
   // Kept-alive connections of clients that have their answers.

@@ -16,7 +16,7 @@ try {
   const config = parseEnvironment(process.env);
   const stream = standardStream(2);
   const log = createLogger(config, stream);
-  const { protocol, services, audit } = await buildCore({ config, log, stream });
+  const { protocol, services, audit, jobService } = await buildCore({ config, log, stream });
   process.on("exit", () => services.commands.killAllNow());
   process.on("exit", () => audit.push());
   if (config.AUDIT_FILE !== undefined) process.on("SIGHUP", () => audit.reopen());
@@ -30,6 +30,7 @@ try {
   const end = () => {
     void connection
       .close()
+      .finally(() => jobService.close())
       .finally(() => audit.close())
       .finally(() => process.exit(0));
   };

@@ -1,11 +1,18 @@
-import { createHash } from "node:crypto";
 import { ProtocolError, ProtocolErrorCode } from "@modelcontextprotocol/server";
-import { type Access, createAccess } from "../auth/access.ts";
+import { createAccess, type Decision } from "../auth/access.ts";
 import { type AccessPolicy, atLeast } from "../auth/roles.ts";
 import { ROLES, type Role } from "../config.ts";
 import type { Audit } from "../observability/audit.ts";
 import type { ToolStatus } from "../observability/metrics.ts";
-import { type Caller, type FacetContext, isUnknown, type Tool, ToolFailure } from "../tools/define-tool.ts";
+import { digestOf } from "../services/arguments-digest.ts";
+import {
+  type Caller,
+  type FacetContext,
+  isUnknown,
+  type JobRun,
+  type Tool,
+  ToolFailure,
+} from "../tools/define-tool.ts";
 import { scopeNeeded } from "./step-up.ts";
 
 /** One call of a tool, before it runs. */
@@ -15,6 +22,8 @@ export interface Entering {
   readonly caller: Caller;
   /** W3C trace id of the request, where it came with one. */
   readonly traceId?: string | undefined;
+  /** The job that it is a run of. There was room for it when it was submitted; how many run is the worker's to say. */
+  readonly run?: JobRun | undefined;
 }
 
 /** How a call ended. */
@@ -38,6 +47,8 @@ export interface CallGate {
   find(caller: Caller, name: string): Tool | undefined;
   /** What a caller is told of a name that is no tool's, or of a tool that it may not know of: word for word the same. */
   unknown(caller: Caller, name: string, traceId?: string): ProtocolError;
+  /** Whether a call would be granted, beside limits, and without a record of the question. */
+  decide(caller: Caller, tool: Tool, args: unknown): Decision;
   /** Lets a call begin, or throws what its caller is told: a {@link CallRefused} or a {@link ProtocolError}. */
   enter(call: Entering): Entered | Promise<Entered>;
   /** The scope that the caller's token lacks for that call; undefined when it lacks none, or a scope would not help. */
@@ -88,7 +99,7 @@ const ENTERED: Entered = Object.freeze({ left() {} });
 export const NAME_CHARACTERS = 128;
 
 /** A call of a tool, as limits and audit know it. */
-type Known = Pick<Entering, "caller" | "traceId"> & { readonly tool: string };
+type Known = Pick<Entering, "caller" | "traceId" | "run"> & { readonly tool: string };
 /** What the record of a call tells beside that; made where there is a record. */
 type Particulars = Pick<Parameters<CallAudit["begin"]>[0], "changes" | "argumentDigest" | "safeArguments">;
 
@@ -131,7 +142,9 @@ export function createEntrance({
   }
 
   return (call, particulars) => {
-    if (limits === undefined) return audit === undefined ? ENTERED : begun(call, particulars, () => {});
+    if (limits === undefined || call.run !== undefined) {
+      return audit === undefined ? ENTERED : begun(call, particulars, () => {});
+    }
     const enter = (admission: Admission) => {
       const room = admitted(call, admission);
       return begun(call, particulars, (bytes) => room.release(bytes));
@@ -155,9 +168,18 @@ export function createCallGate({ tools, policy, facetContext, limits, audit }: C
   const names = (role: Role) => shown[role].map(({ name }) => name).join(", ") || "none";
   const listed = { reader: names("reader"), operator: names("operator"), admin: names("admin") };
 
+  /** Decides on a call, and on the one that it asks for: it is granted no more than that. */
+  function decide(caller: Caller, tool: Tool, args: unknown): Decision {
+    const decision = access.decide(caller, tool, args);
+    const later = decision.granted ? tool.asksFor?.(args) : undefined;
+    const asked = later && known[caller.role].get(later.tool);
+    // What there is not for the caller, the tool itself refuses, in its own words.
+    return asked?.job ? access.decide(caller, asked, later?.args) : decision;
+  }
+
   /** Throws what a caller is told whose call is not granted. */
   function assertGranted({ tool, args, caller, traceId }: Entering): void {
-    const decision = access.decide(caller, tool, args);
+    const decision = decide(caller, tool, args);
     if (decision.granted) return;
     audit?.decided({ decision: "denied", reason: decision.why, caller, tool: tool.name, traceId });
     if (decision.why === "hidden") throw unknownTool(tool.name, listed[caller.role]);
@@ -172,25 +194,25 @@ export function createCallGate({ tools, policy, facetContext, limits, audit }: C
       audit?.decided({ decision: "denied", reason: "hidden", caller, tool: name.slice(0, NAME_CHARACTERS), traceId });
       return unknownTool(name, listed[caller.role]);
     },
+    decide,
     enter(call) {
       assertGranted(call);
-      const { tool, args, caller, traceId } = call;
-      return enter({ caller, tool: tool.name, traceId }, () => ({
+      const { tool, args, caller, traceId, run } = call;
+      return enter({ caller, tool: tool.name, traceId, ...(run && { run }) }, () => ({
         changes: changes(tool, args),
         argumentDigest: digestOf(args),
-        safeArguments: safeArguments(tool, args, facetContext),
+        safeArguments: {
+          ...safeArguments(tool, args, facetContext),
+          ...(run && { job: run.jobId, attempt: String(run.attempt) }),
+        },
       }));
     },
     scopeFor(caller, name, args) {
       const tool = known[caller.role].get(name);
-      return tool && scopeIn(access, caller, tool, args);
+      const decision = tool && decide(caller, tool, args);
+      return decision?.granted === false ? decision.scope : undefined;
     },
   };
-}
-
-function scopeIn(access: Access, caller: Caller, tool: Tool, args: unknown): string | undefined {
-  const decision = access.decide(caller, tool, args);
-  return decision.granted ? undefined : decision.scope;
 }
 
 function unknownTool(name: string, known: string): ProtocolError {
@@ -236,13 +258,4 @@ function safeArguments(tool: Tool, args: unknown, context: FacetContext): Record
     safe[name] = typeof facet === "string" ? facet : facet.join(" -> ");
   }
   return safe;
-}
-
-/** SHA-256, in hex, of the arguments as JSON with sorted keys: the same arguments are told by the same digest. */
-export function digestOf(args: unknown): string {
-  const json = JSON.stringify(args ?? {}, (_key, value: unknown) => {
-    if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
-    return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
-  });
-  return createHash("sha256").update(json).digest("hex");
 }

@@ -8,7 +8,7 @@ import { channelOf } from "./channel.ts";
 import { type Answering, answering } from "./exchange.ts";
 import { pagesOf } from "./pages.ts";
 import { assertInScope, type ScopeFor, scopeForRole } from "./step-up.ts";
-import { askedFor } from "./tool-methods.ts";
+import { askedFor } from "./tool-calls.ts";
 
 interface PromptMethods {
   readonly methods: readonly Answering[];

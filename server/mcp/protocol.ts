@@ -10,7 +10,6 @@ import {
 } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
 import { icons } from "../icons.ts";
-import type { Metrics } from "../observability/metrics.ts";
 import { traceIdOf } from "../observability/trace-context.ts";
 import type { Prompt } from "../prompts/define-prompt.ts";
 import { ResourceFailure, ResourceMissing, type ResourceSource } from "../resources/resource-source.ts";
@@ -23,19 +22,18 @@ import { createParameterHeaders, type ParameterHeaders } from "./parameter-heade
 import { promptMethods } from "./prompt-methods.ts";
 import { resourceMethods } from "./resource-methods.ts";
 import { createStepUp } from "./step-up.ts";
+import type { CarryOut } from "./tool-calls.ts";
 import { toolMethods } from "./tool-methods.ts";
 
 export interface ProtocolOptions {
   readonly tools: readonly Tool[];
   /** What stands between callers and the tools. */
   readonly gate: CallGate;
+  readonly carryOut: CarryOut;
   readonly prompts: readonly Prompt[];
   readonly sources: readonly ResourceSource[];
   readonly services: Services;
-  readonly metrics: Metrics;
-  readonly log: FastifyBaseLogger;
-  /** Bytes of a tool's result in one answer. */
-  readonly resultLimit: number;
+  readonly contextOf: DirectCalls["contextOf"];
 }
 
 interface ServerObjectOptions {
@@ -133,10 +131,15 @@ const INSTRUCTIONS =
   "Paths are relative to the workspace, which all your calls share; its files are resources too, as workspace:/// and " +
   "the path. No other state is kept between calls. Long results come in parts that name the next one.";
 
+/** Makes what everything that is run for a caller stands on. */
+export function createContexts({ workspaces, ...shared }: Services, log: FastifyBaseLogger): DirectCalls["contextOf"] {
+  return async (caller) => ({ ...shared, workspace: await workspaces.of(caller), caller, log });
+}
+
 /** Serves the protocol's methods, of every era and over every transport, by the SDK's low-level `Server`. */
 export function createProtocol(options: ProtocolOptions): Protocol {
-  const { tools, gate, prompts, sources, services, metrics, log, resultLimit } = options;
-  const calling = toolMethods({ gate, metrics, log, resultLimit });
+  const { tools, gate, carryOut, prompts, sources, services, contextOf } = options;
+  const calling = toolMethods({ gate, carryOut });
   const prompting = promptMethods(prompts);
   const reading = resourceMethods(sources);
   const methods: readonly Answering[] = [
@@ -167,11 +170,6 @@ export function createProtocol(options: ProtocolOptions): Protocol {
       "resources/read": { ttlMs: FILES_TTL_MS, cacheScope: "private" },
     },
     inputRequired: { roundTimeoutMs: ANSWER_TIMEOUT_MS },
-  };
-
-  const { workspaces, ...shared } = services;
-  const contextOf: DirectCalls["contextOf"] = async (caller) => {
-    return { ...shared, workspace: await workspaces.of(caller), caller, log };
   };
 
   return {

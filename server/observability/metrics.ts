@@ -1,5 +1,10 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 
+/** How a job ended. */
+export type JobOutcome = "succeeded" | "failed" | "cancelled" | "expired" | "dead";
+/** Why a message was set aside. */
+export type DeadLetterReason = "lost" | "attempts" | "unreadable" | "unknown-job";
+
 export type ToolStatus = "ok" | "failed" | "asked" | "cancelled" | "broken";
 
 /** What the server counts. Every label is bounded: names from the network become `other`, never a new series. */
@@ -15,6 +20,13 @@ export interface Metrics {
   limitExceeded(limit: "calls" | "bytes" | "concurrency", scope: "tool" | "caller" | "global", caller: string): void;
   /** Whether limits are counted where they should be: shared with the other replicas, where there may be some. */
   limitsStoreHealthy(healthy: boolean): void;
+  jobEnded(tool: string, outcome: JobOutcome): void;
+  /** A run begins; `waitSeconds` since the job was submitted, for its first. */
+  jobStarted(tool: string, waitSeconds: number | undefined): void;
+  /** The run is over, whatever became of the job. */
+  jobStopped(tool: string, seconds: number): void;
+  jobRetried(tool: string): void;
+  jobDeadLettered(reason: DeadLetterReason): void;
   /** Which API keys end when (milliseconds since 1970), by their ids; in place of what was told before. */
   keysExpire(keys: readonly { readonly id: string; readonly expires: number }[]): void;
 }
@@ -52,6 +64,9 @@ const KEYS = 100;
 
 /** From a cached answer to a command at its default time limit. Seconds. */
 const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+
+/** Jobs wait and run for longer than calls: to the longest deadline that stacks commonly have. Seconds. */
+const JOB_BUCKETS = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600];
 
 /** Metrics in a registry of their own, so that a process, or a test, may have several servers. */
 export function createMetrics(toolNames: readonly string[]): Metrics {
@@ -106,7 +121,41 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
     labelNames: ["id"],
     registers,
   });
+  const jobs = new Counter({
+    name: "mcp_jobs_total",
+    help: "Jobs that ended, by tool and outcome: succeeded, failed, cancelled, expired (its deadline passed), dead (set aside)",
+    labelNames: ["tool", "outcome"],
+    registers,
+  });
+  const jobWait = new Histogram({
+    name: "mcp_job_wait_seconds",
+    help: "Time from a job's submission to its first run",
+    labelNames: ["tool"],
+    buckets: JOB_BUCKETS,
+    registers,
+  });
+  const jobDuration = new Histogram({
+    name: "mcp_job_duration_seconds",
+    help: "Time that runs of jobs took",
+    labelNames: ["tool"],
+    buckets: JOB_BUCKETS,
+    registers,
+  });
+  const jobsRunning = new Gauge({ name: "mcp_jobs_running", help: "Jobs that this process runs now", registers });
+  const jobRetries = new Counter({
+    name: "mcp_job_retries_total",
+    help: "Runs of jobs that were lost, broke or were handed back, so that the job goes back to the queue",
+    labelNames: ["tool"],
+    registers,
+  });
+  const deadLettered = new Counter({
+    name: "mcp_jobs_dead_lettered_total",
+    help: "Messages set aside: lost (a worker was, and the job is not to be repeated), attempts (all of them), unreadable, unknown-job",
+    labelNames: ["reason"],
+    registers,
+  });
   const tools = new Set(toolNames);
+  const toolLabel = (tool: string) => (tools.has(tool) ? tool : "other");
   const callers = new Set<string>();
   // Every series is looked up once: by its labels that takes longer than to count.
   const toolCall = kept((tool, status) => toolCalls.labels({ tool, status }));
@@ -116,7 +165,7 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
   return {
     registry,
     toolCalled(tool, status, seconds) {
-      const label = tools.has(tool) ? tool : "other";
+      const label = toolLabel(tool);
       toolCall(label, status).inc();
       toolTime(label).observe(seconds);
     },
@@ -134,6 +183,17 @@ export function createMetrics(toolNames: readonly string[]): Metrics {
       limitsExceeded.inc({ limit, scope, caller: callers.has(caller) ? caller : "other" });
     },
     limitsStoreHealthy: (healthy) => limitsStore.set(healthy ? 1 : 0),
+    jobEnded: (tool, outcome) => jobs.inc({ tool: toolLabel(tool), outcome }),
+    jobStarted(tool, waitSeconds) {
+      jobsRunning.inc();
+      if (waitSeconds !== undefined) jobWait.observe({ tool: toolLabel(tool) }, waitSeconds);
+    },
+    jobStopped(tool, seconds) {
+      jobsRunning.dec();
+      jobDuration.observe({ tool: toolLabel(tool) }, seconds);
+    },
+    jobRetried: (tool) => jobRetries.inc({ tool: toolLabel(tool) }),
+    jobDeadLettered: (reason) => deadLettered.inc({ reason }),
     keysExpire(keys) {
       keyExpiry.reset();
       const soonest = keys.toSorted((a, b) => a.expires - b.expires).slice(0, KEYS);

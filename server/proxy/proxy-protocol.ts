@@ -7,14 +7,14 @@ import {
   type CallLimits,
   CallRefused,
   createEntrance,
-  digestOf,
   type Entered,
   NAME_CHARACTERS,
 } from "../mcp/call-gate.ts";
 import { callerOf, type Protocol, traceIdIn } from "../mcp/protocol.ts";
 import { assertInScope, scopeForRole } from "../mcp/step-up.ts";
-import { failure, logBroken, logRefusal } from "../mcp/tool-methods.ts";
+import { failure, logBroken, logRefusal } from "../mcp/tool-calls.ts";
 import type { Metrics, ToolStatus } from "../observability/metrics.ts";
+import { digestOf } from "../services/arguments-digest.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { ChildEnded, type ServerDescription } from "./child.ts";
 import { type Children, NoChild } from "./children.ts";

@@ -3,6 +3,7 @@ import type { FastifyBaseLogger } from "fastify";
 import { z } from "zod";
 import { ROLES, type Role } from "../config.ts";
 import type { CommandRunner } from "../services/commands.ts";
+import type { Jobs } from "../services/jobs/jobs.ts";
 import type { Runtime } from "../services/runtime.ts";
 import type { Workspace } from "../services/workspace.ts";
 import type { Workspaces } from "../services/workspaces.ts";
@@ -79,6 +80,9 @@ export interface Services {
   readonly workspaces: Workspaces;
   readonly commands: CommandRunner;
   readonly runtime: Runtime;
+  readonly jobs: Jobs;
+  /** Bytes of a tool's result in one answer. */
+  readonly resultLimit: number;
 }
 
 /** What one request gets beside its parameters, whatever it asks for. */
@@ -93,9 +97,18 @@ export interface CallContext extends Omit<Services, "workspaces"> {
   readonly log: FastifyBaseLogger;
 }
 
+/** A run of a job. The two together name it for good, for other services to know it again by. */
+export interface JobRun {
+  readonly jobId: string;
+  /** 1 for the first. */
+  readonly attempt: number;
+}
+
 /** What one call of a tool gets beside its input. */
 export interface ToolContext extends CallContext {
   readonly client: ClientChannel;
+  /** The job that the call is a run of, where it is one. */
+  readonly run?: JobRun | undefined;
 }
 
 /** The protocol's hints to clients (MCP specification, Tools, "Annotations"). Hints: nothing here is enforced. */
@@ -128,6 +141,12 @@ export interface Tool {
   /** Without it, there is no such tool for a caller. */
   readonly role: Role;
   readonly listing: ToolListing;
+  /** Whether it may run as a job: see `submit_job`. */
+  readonly job?: boolean;
+  /** What is wrong with `args`, in the words of a call's refusal; undefined when nothing is. */
+  faultsIn?(args: unknown): string | undefined;
+  /** The call that this one asks to be made later. Whoever may not make that one may not make this one. */
+  asksFor?(args: unknown): { readonly tool: string; readonly args: unknown } | undefined;
   /** The role that these arguments need, where some need more than others; undefined when they are none of the tool's. */
   roleFor?(args: unknown): Role | undefined;
   readonly facetNames?: readonly string[];
@@ -156,12 +175,19 @@ interface ToolDefinition<Input extends z.ZodObject, Output extends z.ZodObject> 
   annotations: ToolAnnotations;
   /** Shown beside the tool by clients that show such things. */
   icons?: Icon[];
+  /**
+   * `true`: it may run as a job, without its caller, for as long as a job may take. It then asks its user nothing, reports
+   * how far it is by `client.progress`, ends when `signal` aborts, and hands `run` on to services that know calls again.
+   */
+  job?: boolean;
   /** What a caller must be to know of the tool: `reader` looks, `operator` changes, `admin` governs. */
   role: Role;
   /** Where some input needs more than `role`: the role that this one needs. */
   roleFor?(input: z.output<Input>): Role;
   /** What of the input rules of access may go by, and an audit may show. */
   facets?: Readonly<Record<string, (input: z.output<Input>, context: FacetContext) => Facet | undefined>>;
+  /** See {@link Tool.asksFor}. */
+  asksFor?(input: z.output<Input>): { readonly tool: string; readonly args: unknown };
   /** Resources that an output speaks of, for clients that follow links. */
   links?(output: z.output<Output>): readonly ResourceLink[];
   run(input: z.output<Input>, context: ToolContext): Promise<z.input<Output>> | z.input<Output>;
@@ -181,11 +207,14 @@ export class ToolFailure extends Error {
   }
 }
 
+/** A failure of the moment: nothing was done, and the same call may well be carried out in a while. */
+export class ToolBusy extends ToolFailure {}
+
 /** Makes a tool of its definition. The JSON Schemas are made here, once, and never during a request. */
 export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject>(
   definition: ToolDefinition<Input, Output>,
 ): DefinedTool {
-  const { name, title, description, annotations, icons, role, roleFor, output, links, run } = definition;
+  const { name, title, description, annotations, icons, role, roleFor, job, asksFor, output, links, run } = definition;
   // Unknown arguments are refused: a misspelt `timout` that is dropped in silence runs with the wrong limit.
   const input = definition.input.strict();
   const listing: ToolListing = Object.freeze({
@@ -228,6 +257,18 @@ export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject
     name,
     role,
     listing,
+    ...(job && { job }),
+    faultsIn(args) {
+      look(args);
+      const parsed = typeof args === "object" && args !== null ? looked.get(args) : input.safeParse(args ?? {});
+      return parsed?.success === false ? describeIssues(name, known, args, parsed.error.issues) : undefined;
+    },
+    ...(asksFor && {
+      asksFor: (args: unknown) => {
+        const input = look(args);
+        return input && asksFor(input);
+      },
+    }),
     ...(roleFor && {
       roleFor: (args: unknown) => {
         const input = look(args);

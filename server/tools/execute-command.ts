@@ -11,7 +11,7 @@ import {
 } from "../services/commands.ts";
 import { findProgram } from "../services/isolation.ts";
 import { type Workspace, WorkspaceError } from "../services/workspace.ts";
-import { callerKey, defineTool, effectiveRole, type Facet, ToolFailure } from "./define-tool.ts";
+import { callerKey, defineTool, effectiveRole, type Facet, ToolBusy, ToolFailure } from "./define-tool.ts";
 import { keepResult } from "./kept-results.ts";
 import { streamOutput } from "./output-progress.ts";
 import { failingClearly } from "./workspace-failures.ts";
@@ -73,6 +73,7 @@ export const executeCommand = defineTool({
   annotations: { readOnlyHint: false, destructiveHint: true, idempotentHint: false, openWorldHint: true },
   icons: icons.terminal,
   role: "operator",
+  job: true,
   facets: { program: ({ command, args }, { shell }) => programIn(command, args, shell) },
   links: ({ stdoutResource, stderrResource }) => [
     ...(stdoutResource === undefined ? [] : [linkTo(stdoutResource, "All of stdout")]),
@@ -211,7 +212,7 @@ function notRun(error: unknown): ToolFailure | undefined {
       error.scope === "caller"
         ? "of yours run already, the most one caller may run"
         : "run already, the most this server runs";
-    return new ToolFailure(`${error.limit} commands ${whose} at once; try again when one has ended.`);
+    return new ToolBusy(`${error.limit} commands ${whose} at once; try again when one has ended.`);
   }
   if (error instanceof CommandNotStarted) {
     return new ToolFailure(`The command could not be started (${error.code}); try again, or try a simpler command.`);

@@ -8,17 +8,13 @@ import { z } from "zod";
 import { buildCore } from "../../server/app.ts";
 import { parseAccessPolicy } from "../../server/auth/roles.ts";
 import { parseEnvironment } from "../../server/config.ts";
-import {
-  type Admission,
-  type CallAudit,
-  type CallGateOptions,
-  createCallGate,
-  digestOf,
-} from "../../server/mcp/call-gate.ts";
+import { type Admission, type CallAudit, type CallGateOptions, createCallGate } from "../../server/mcp/call-gate.ts";
 import { serveConnection } from "../../server/mcp/connection.ts";
+import { createToolCalls } from "../../server/mcp/tool-calls.ts";
 import { toolMethods } from "../../server/mcp/tool-methods.ts";
 import { createMetrics } from "../../server/observability/metrics.ts";
 import { definePrompt } from "../../server/prompts/define-prompt.ts";
+import { digestOf } from "../../server/services/arguments-digest.ts";
 import { openWorkspace } from "../../server/services/workspace.ts";
 import { defineTool, type Tool } from "../../server/tools/define-tool.ts";
 import { tools as ownTools } from "../../server/tools/index.ts";
@@ -90,9 +86,7 @@ async function gated({
   });
   const methods = toolMethods({
     gate,
-    metrics: createMetrics([]),
-    log: pino({ level: "silent" }),
-    resultLimit: 1024 * 1024,
+    carryOut: createToolCalls({ gate, metrics: createMetrics([]), log: pino({ level: "silent" }) }),
   });
   const workspace = await openWorkspace(await temporaryDirectory(), { fileSizeLimit: 1024 * 1024 });
   const call = (caller: string, args: unknown, name = "note") =>

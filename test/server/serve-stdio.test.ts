@@ -8,9 +8,9 @@ import { Client as ModernClient, StreamableHTTPClientTransport as ModernHttp } f
 import { Client as OlderClient } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport as OlderHttp } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 import { describe, expect, onTestFinished, type TestContext, test } from "vitest";
-import { digestOf } from "../../server/mcp/call-gate.ts";
 import { readArguments, UsageError } from "../../server/proxy/arguments.ts";
 import { childEnvironment } from "../../server/proxy/child-environment.ts";
+import { digestOf } from "../../server/services/arguments-digest.ts";
 import { type ServerProcess, sharedServer, startServer, temporaryDirectory } from "../infra/cli/server-process.ts";
 import { WebSocketClientTransport, websocketUrl } from "./websocket-client.ts";
 

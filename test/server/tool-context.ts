@@ -3,6 +3,7 @@ import { LOCAL_CALLER } from "../../server/auth/authenticate.ts";
 import { type CommandLimits, commandLimits, parseEnvironment } from "../../server/config.ts";
 import { type CommandRunner, type CommandRunnerOptions, createCommandRunner } from "../../server/services/commands.ts";
 import { createIsolation, type Isolation, type IsolationOptions } from "../../server/services/isolation.ts";
+import type { Jobs } from "../../server/services/jobs/jobs.ts";
 import { createRuntime } from "../../server/services/runtime.ts";
 import type { Workspace } from "../../server/services/workspace.ts";
 import type { ClientChannel } from "../../server/tools/client-channel.ts";
@@ -18,11 +19,18 @@ export const SILENT_CLIENT: ClientChannel = {
   state: undefined,
 };
 
+const none = async () => {
+  throw new Error("There are no jobs here.");
+};
+const NO_JOBS: Jobs = { tools: [], submit: none, get: none, result: none, list: none, cancel: none };
+
 /** What a tool is run with, when it is run by itself. */
 export function contextWith(parts: Partial<ToolContext> & { workspace: Workspace }): ToolContext {
   return {
     commands: commandRunner(),
     runtime: createRuntime("test", "1.0.0"),
+    jobs: NO_JOBS,
+    resultLimit: 1024 * 1024,
     caller: LOCAL_CALLER,
     signal: new AbortController().signal,
     log: pino({ level: "silent" }),
