@@ -13,7 +13,7 @@ import {
   newJobId,
   partitionOf,
 } from "./job.ts";
-import { messageOf } from "./messages.ts";
+import { writeMessage } from "./messages.ts";
 import { type JobRules, nextStep } from "./next-step.ts";
 import type { JobQueue } from "./queue.ts";
 import { JobConflict, type JobStore, type StoredJob } from "./store.ts";
@@ -126,7 +126,7 @@ export function queuedJob(job: Job, again = false) {
   return {
     // Within its window, the queue drops a message with an id that it has seen.
     id: again ? `${job.id}-${job.version}` : job.id,
-    body: messageOf(job),
+    body: writeMessage(job),
     ...(job.orderKey !== undefined && { orderKey: orderOf(job, job.orderKey) }),
     ...(job.traceId !== undefined && { traceId: job.traceId }),
   };
