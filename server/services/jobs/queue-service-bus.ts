@@ -28,9 +28,10 @@ const RETRIES = { maxRetries: 2, retryDelayInMs: 500, timeoutInMs: 30_000 };
 
 const CHECK_TIMEOUT_MS = 5000;
 
-/** Dead letters asked for at once, and how long the broker is given to come up with them. */
+/** Dead letters looked at at once. */
 const BATCH = 100;
-const BATCH_WAIT_MS = 1000;
+/** How long the broker is given to come up with a dead letter that is there. */
+const TAKE_WAIT_MS = 1000;
 
 /** Tells the ordered queue's dead letters from the other's, which counts its own. */
 const ORDERED = "ordered-";
@@ -137,12 +138,11 @@ function createDeadLetters(
       const others: ServiceBusReceivedMessage[] = [];
       let found: ServiceBusReceivedMessage | undefined;
       while (found === undefined) {
-        const messages = await receiver.receiveMessages(BATCH, { maxWaitTimeInMs: BATCH_WAIT_MS });
-        if (messages.length === 0) break;
-        for (const message of messages) {
-          if (found === undefined && message.sequenceNumber?.toString() === sequence) found = message;
-          else others.push(message);
-        }
+        // One by one: for a batch that is not full, the client waits a second for more.
+        const [message] = await receiver.receiveMessages(1, { maxWaitTimeInMs: TAKE_WAIT_MS });
+        if (message === undefined) break;
+        if (message.sequenceNumber?.toString() === sequence) found = message;
+        else others.push(message);
       }
       try {
         if (found === undefined) return false;
