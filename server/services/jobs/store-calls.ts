@@ -21,11 +21,14 @@ const TRANSIENT_STATUS: ReadonlySet<number> = new Set([408, 429, 500, 502, 503, 
 /** As far as it is looked at: what the clients for tables and blobs both throw. */
 const Failure = z.object({
   name: z.string(),
-  statusCode: z.number().optional(),
-  code: z.string().optional(),
+  statusCode: z.number().optional().catch(undefined),
+  code: z.string().optional().catch(undefined),
   /** Tables have the code in here. */
-  details: z.object({ odataError: z.object({ code: z.string().optional() }) }).optional(),
-  response: z.object({ headers: z.custom<{ get(name: string): string | undefined }>() }).optional(),
+  details: z
+    .object({ odataError: z.object({ code: z.string() }) })
+    .optional()
+    .catch(undefined),
+  response: z.object({ headers: z.custom<{ get(name: string): string | undefined }>() }).optional().catch(undefined),
 });
 
 /** The status that a storage service refused with, and the name it has for the reason. */
