@@ -130,29 +130,41 @@ export function receiveFromServiceBus(source: Source): Receiving {
     const lock = keepLocked(session.sessionLockedUntilUtc, () => session.renewSessionLock());
     const until = performance.now() + SESSION_TURN_MS;
     let waitMs = SESSION_WAIT_MS;
-    let holdMs: number | undefined;
     try {
-      let goOn = true;
-      while (goOn && !stopped() && !lock.lost.aborted) {
+      while (!stopped() && !lock.lost.aborted && performance.now() < until) {
         const [message] = await session.receiveMessages(1, { maxWaitTimeInMs: waitMs });
         if (message === undefined || stopped()) break;
+        waitMs = SESSION_NEXT_WAIT_MS;
+        let holdMs: number | undefined;
+        let isBack = false;
         const delivery = new ServiceBusDelivery(message, session, lock, {
           // Closing the session gives back what is not settled, in its place, and counts as no failure ("Message
           // sessions", impact of delivery count), where abandoning it would.
-          handBack: async () => {},
+          handBack: async () => {
+            isBack = true;
+          },
           retry: async (_id, delayMs) => {
             holdMs = delayMs;
           },
         });
         await handled(delivery);
+        if (delivery.isOut) continue;
         // What is not done with comes before all that follows in its session.
-        goOn = delivery.isOut && performance.now() < until;
-        waitMs = SESSION_NEXT_WAIT_MS;
+        if (holdMs !== undefined && !stopped()) {
+          hold(session, lock, holdMs);
+          return;
+        }
+        if (holdMs !== undefined || isBack || lock.lost.aborted) break;
+        // Nobody said what is to become of it. Its lock runs out, which counts: it does not go round and round.
+        lock.end();
+        return;
       }
-    } finally {
-      if (holdMs === undefined || stopped()) await release(session, lock);
-      else hold(session, lock, holdMs);
+    } catch (error) {
+      lock.end();
+      await session.close();
+      throw error;
     }
+    await release(session, lock);
   }
 
   async function handled(delivery: Delivery): Promise<void> {

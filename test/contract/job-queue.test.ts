@@ -1,0 +1,461 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { afterEach, describe, expect, test, vi } from "vitest";
+import {
+  type BusOperation,
+  SERVER_BUSY,
+  ServiceBusDouble,
+} from "../../infra/rehearsal/service-bus/service-bus-double.ts";
+import type { Delivery, JobQueue, QueuedJob, Receiving } from "../../server/services/jobs/queue.ts";
+import { createMemoryQueue } from "../../server/services/jobs/queue-memory.ts";
+import { createServiceBusQueue } from "../../server/services/jobs/queue-service-bus.ts";
+
+/** Short enough to be waited for, long enough for a slow machine to renew it. */
+const LOCK_MS = 600;
+const MAX_DELIVERY_COUNT = 3;
+const WITHIN = { timeout: 8000, interval: 5 };
+
+interface Limits {
+  readonly lockMs?: number;
+  readonly duplicateWindowMs?: number;
+}
+
+const cleanups: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+});
+
+function memoryQueue(limits: Limits = {}): JobQueue {
+  const queue = createMemoryQueue({ lockMs: LOCK_MS, maxDeliveryCount: MAX_DELIVERY_COUNT, ...limits });
+  cleanups.push(() => queue.close());
+  return queue;
+}
+
+async function serviceBus({ lockMs = LOCK_MS, duplicateWindowMs = 60_000 }: Limits = {}) {
+  const settings = { lockMs, maxDeliveryCount: MAX_DELIVERY_COUNT, duplicateWindowMs };
+  const bus = await ServiceBusDouble.start({
+    queues: [
+      { name: "jobs", ...settings },
+      { name: "ordered", requiresSession: true, ...settings },
+    ],
+  });
+  const another = () => {
+    const place = { host: bus.host, queue: "jobs", orderedQueue: "ordered", credential: "emulator" } as const;
+    const queue = createServiceBusQueue(place);
+    cleanups.push(() => queue.close());
+    return queue;
+  };
+  cleanups.push(() => bus.close());
+  return { bus, another, queue: another() };
+}
+
+/** Receives, and notes what came. Settles what `handle` does not. */
+function receive(queue: JobQueue, options: { concurrency?: number; handle?: (delivery: Delivery) => unknown } = {}) {
+  const { concurrency = 4, handle = (delivery: Delivery) => delivery.complete() } = options;
+  const received: Delivery[] = [];
+  const errors: unknown[] = [];
+  const now = new Set<Delivery>();
+  let most = 0;
+  const receiving: Receiving = queue.receive({
+    concurrency,
+    async handle(delivery) {
+      received.push(delivery);
+      now.add(delivery);
+      most = Math.max(most, now.size);
+      try {
+        await handle(delivery);
+      } finally {
+        now.delete(delivery);
+      }
+    },
+    onError: (error) => errors.push(error),
+  });
+  cleanups.push(() => receiving.stop());
+  return {
+    received,
+    errors,
+    now,
+    receiving,
+    most: () => most,
+    ids: () => received.map(({ id }) => id),
+    untilReceived: (count: number) => vi.waitFor(() => expect(received.length).toBe(count), WITHIN),
+  };
+}
+
+const job = (id: string, more: Partial<QueuedJob> = {}): QueuedJob => ({ id, body: `{"job":"${id}"}`, ...more });
+
+async function sendAll(queue: JobQueue, jobs: readonly QueuedJob[]): Promise<void> {
+  await Promise.all(jobs.map((each) => queue.send(each)));
+}
+
+/** How the two kinds of message are called in the names of tests. */
+const KINDS = [
+  ["a message", {}],
+  ["a message with an order key", { orderKey: "k" }],
+] as const;
+
+describe.each([
+  ["in memory", async (limits?: Limits) => memoryQueue(limits)],
+  ["on Service Bus", async (limits?: Limits) => (await serviceBus(limits)).queue],
+])("the job queue %s", (_where, create) => {
+  test.each(KINDS)("brings %s as it was sent, and once", async (_kind, more) => {
+    const queue = await create();
+    await queue.check();
+    const body = JSON.stringify({ text: "čaj ☕ \u0000", nested: { "": [1] } });
+    await queue.send({ id: "a", body, traceId: "0af7651916cd43dd8448eb211c80319c", ...more });
+    const { received, untilReceived } = receive(queue);
+    await untilReceived(1);
+    await delay(LOCK_MS * 1.5);
+    expect(received).toEqual([expect.objectContaining({ id: "a", body, deliveries: 1, ...more })]);
+    expect(await queue.deadLetters.list(10)).toEqual([]);
+  });
+
+  test("runs as many at once as it may, with and without order keys together", async () => {
+    const queue = await create();
+    const jobs = Array.from({ length: 30 }, (_, n) => job(`${n}`, n % 2 === 0 ? {} : { orderKey: `k${n}` }));
+    await sendAll(queue, jobs);
+    const { untilReceived, ids, most } = receive(queue, {
+      concurrency: 3,
+      handle: async (delivery) => {
+        await delay(10);
+        await delivery.complete();
+      },
+    });
+    await untilReceived(jobs.length);
+    expect(most()).toBe(3);
+    expect(new Set(ids()).size).toBe(jobs.length);
+  });
+
+  test("lets neither kind wait for the end of the other's, with a single slot", async () => {
+    const queue = await create();
+    const kinds = [{}, { orderKey: "k" }];
+    const jobs = kinds.flatMap((more, kind) => Array.from({ length: 40 }, (_, n) => job(`${kind}-${n}`, more)));
+    await sendAll(queue, jobs);
+    const { untilReceived, received } = receive(queue, {
+      concurrency: 1,
+      handle: async (delivery) => {
+        await delay(40);
+        await delivery.complete();
+      },
+    });
+    await untilReceived(jobs.length);
+    const firstHalf = received.slice(0, jobs.length / 2);
+    expect(new Set(firstHalf.map(({ orderKey }) => orderKey)).size).toBe(2);
+  });
+
+  test("takes one message of an id within the window", async () => {
+    const queue = await create({ duplicateWindowMs: 300 });
+    const { untilReceived, ids } = receive(queue);
+    await sendAll(queue, [job("a"), job("a"), job("b")]);
+    await untilReceived(2);
+    await queue.send(job("a"));
+    await delay(320);
+    await queue.send(job("a"));
+    await untilReceived(3);
+    expect(ids().sort()).toEqual(["a", "a", "b"]);
+  });
+
+  test("brings a delayed message when it is due, and others before it", async () => {
+    const queue = await create();
+    const sentAt = Date.now();
+    await queue.send(job("late", { delayMs: 200 }));
+    await queue.send(job("now"));
+    let lateAt = 0;
+    const { untilReceived, ids } = receive(queue, {
+      handle: async (delivery) => {
+        lateAt = Date.now();
+        await delivery.complete();
+      },
+    });
+    await untilReceived(2);
+    expect(ids()).toEqual(["now", "late"]);
+    expect(lateAt - sentAt).toBeGreaterThanOrEqual(195);
+  });
+
+  test("brings messages of a key in order, one at a time, whatever is handed back or tried again", async () => {
+    const queue = await create();
+    const keys = ["x", "y", "z"];
+    for (let n = 0; n < 6; n += 1)
+      await sendAll(
+        queue,
+        keys.map((orderKey) => job(`${orderKey}${n}`, { orderKey })),
+      );
+    const done: string[] = [];
+    const running = new Set<string | undefined>();
+    let overlaps = 0;
+    const tries = new Map<string, number>();
+    const { most } = receive(queue, {
+      concurrency: 3,
+      handle: async (delivery) => {
+        const { id, orderKey } = delivery;
+        if (running.has(orderKey)) overlaps += 1;
+        running.add(orderKey);
+        await delay(5);
+        running.delete(orderKey);
+        const nth = (tries.get(id) ?? 0) + 1;
+        tries.set(id, nth);
+        if (id === "x1" && nth <= 2) return delivery.retry(`x1-${nth}`, 100);
+        if (id === "y2" && nth === 1) return delivery.handBack();
+        done.push(id);
+        return delivery.complete();
+      },
+    });
+    await vi.waitFor(() => expect(done.length).toBe(18), WITHIN);
+    for (const key of keys) {
+      expect(done.filter((id) => id.startsWith(key))).toEqual([0, 1, 2, 3, 4, 5].map((n) => `${key}${n}`));
+    }
+    expect(overlaps).toBe(0);
+    expect(most()).toBe(3);
+    // Others went on while one key waited for its retry.
+    expect(done.indexOf("z5")).toBeLessThan(done.indexOf("x1"));
+  });
+
+  test.each(KINDS)("brings %s again at once that was handed back", async (_kind, more) => {
+    const queue = await create({ lockMs: 60_000 });
+    await queue.send(job("a", more));
+    const { untilReceived, ids, received } = receive(queue, {
+      handle: (delivery) => (received.length === 1 ? delivery.handBack() : delivery.complete()),
+    });
+    await untilReceived(2);
+    expect(ids()).toEqual(["a", "a"]);
+  });
+
+  test("brings a message that is to be tried again after the delay, as a new one", async () => {
+    const queue = await create();
+    await queue.send(job("a"));
+    const times: number[] = [];
+    const { untilReceived, received } = receive(queue, {
+      handle: (delivery) => {
+        times.push(Date.now());
+        return times.length === 1 ? delivery.retry("a-2", 150) : delivery.complete();
+      },
+    });
+    await untilReceived(2);
+    expect(received[1]).toMatchObject({ id: "a-2", body: received[0]?.body, deliveries: 1 });
+    expect((times[1] ?? 0) - (times[0] ?? 0)).toBeGreaterThanOrEqual(145);
+  });
+
+  test("holds a delay without a slot", async () => {
+    const queue = await create();
+    await queue.send(job("a", { orderKey: "k" }));
+    const { untilReceived, ids } = receive(queue, {
+      concurrency: 1,
+      handle: (delivery) =>
+        ids().filter((id) => id === "a").length === 1 ? delivery.retry("a-2", 400) : delivery.complete(),
+    });
+    await untilReceived(1);
+    await sendAll(queue, [job("b"), job("c", { orderKey: "other" })]);
+    await untilReceived(4);
+    expect(ids()).toEqual(["a", expect.stringMatching(/[bc]/), expect.stringMatching(/[bc]/), "a"]);
+  });
+
+  test.each(KINDS)("sets %s aside with the reason, to be listed, replayed and dropped", async (_kind, more) => {
+    const queue = await create();
+    const first = receive(queue, {
+      handle: (delivery) => delivery.deadLetter("poison", `Cannot be run: ${delivery.id}.`),
+    });
+    for (const id of ["a", "b", "c"]) await queue.send(job(id, more));
+    await vi.waitFor(async () => expect((await queue.deadLetters.list(10)).length).toBe(3), WITHIN);
+    await first.receiving.stop();
+    const letters = await queue.deadLetters.list(10);
+    expect(letters).toEqual(
+      ["a", "b", "c"].map((id) => ({
+        sequence: expect.any(String),
+        id,
+        body: job(id).body,
+        reason: "poison",
+        description: `Cannot be run: ${id}.`,
+        deliveries: 1,
+        enqueuedAt: expect.stringMatching(/^\d{4}-\d\d-\d\dT.*Z$/),
+      })),
+    );
+    const [a, b] = letters.map(({ sequence }) => sequence);
+    expect((await queue.deadLetters.list(2)).map(({ id }) => id)).toEqual(["a", "b"]);
+    expect(await queue.deadLetters.replay(b ?? "", "b-again")).toBe(true);
+    expect(await queue.deadLetters.drop(a ?? "")).toBe(true);
+    expect(await queue.deadLetters.replay(b ?? "", "b-thrice")).toBe(false);
+    expect(await queue.deadLetters.drop("987654")).toBe(false);
+    expect((await queue.deadLetters.list(10)).map(({ id }) => id)).toEqual(["c"]);
+    const { untilReceived, received } = receive(queue);
+    await untilReceived(1);
+    expect(received[0]).toMatchObject({ id: "b-again", body: job("b").body, deliveries: 1, ...more });
+  });
+
+  test("brings again what nobody settled, when its lock has run out, and sets it aside in the end", async () => {
+    const queue = await create({ lockMs: 100 });
+    await queue.send(job("a"));
+    await queue.send(job("b", { orderKey: "k" }));
+    const { ids, received } = receive(queue, { handle: () => {} });
+    await vi.waitFor(async () => expect((await queue.deadLetters.list(10)).length).toBe(2), WITHIN);
+    for (const id of ["a", "b"]) {
+      expect(received.filter((each) => each.id === id).map(({ deliveries }) => deliveries)).toEqual([1, 2, 3]);
+    }
+    expect(ids().length).toBe(2 * MAX_DELIVERY_COUNT);
+    const letters = await queue.deadLetters.list(10);
+    expect(letters.map(({ reason }) => reason)).toEqual(["MaxDeliveryCountExceeded", "MaxDeliveryCountExceeded"]);
+  });
+
+  test.each(KINDS)("keeps %s locked for as long as it is handled", async (_kind, more) => {
+    const queue = await create({ lockMs: 300 });
+    await queue.send(job("a", more));
+    const { received } = receive(queue, { handle: () => delay(1000) });
+    await vi.waitFor(() => expect(received.length).toBe(1), WITHIN);
+    const [delivery] = received;
+    await delay(900);
+    expect(delivery?.lost.aborted).toBe(false);
+    expect(received.length).toBe(1);
+    await delivery?.complete();
+    await delay(400);
+    expect(received.length).toBe(1);
+    expect(delivery?.lost.aborted).toBe(false);
+  });
+
+  test.each(KINDS)("receives nothing more once stopped, and %s that is handled can be settled", async (_kind, more) => {
+    const queue = await create({ lockMs: 300 });
+    await queue.send(job("a", more));
+    const go = Promise.withResolvers<void>();
+    const done = Promise.withResolvers<void>();
+    const first = receive(queue, {
+      handle: async (delivery) => {
+        await go.promise;
+        await delivery.complete().then(done.resolve, done.reject);
+      },
+    });
+    await first.untilReceived(1);
+    await first.receiving.stop();
+    await sendAll(queue, [job("b", more), job("c")]);
+    await delay(400);
+    go.resolve();
+    await done.promise;
+    expect(first.ids()).toEqual(["a"]);
+    const second = receive(queue);
+    await second.untilReceived(2);
+    expect(second.ids().sort()).toEqual(["b", "c"]);
+    await delay(350);
+    expect(second.received.length).toBe(2);
+  });
+});
+
+describe("the job queue on Service Bus", () => {
+  test.each(KINDS)("says so when the lock of %s is lost, and brings it to somebody else", async (_kind, more) => {
+    const { bus, queue, another } = await serviceBus({ lockMs: 300 });
+    await queue.send(job("a", more));
+    const lost = Promise.withResolvers<unknown>();
+    const first = receive(queue, {
+      handle: async (delivery) => {
+        bus.faults = (operation) => (operation === "manage" ? SERVER_BUSY : undefined);
+        delivery.lost.addEventListener("abort", () => lost.resolve(delivery.complete().catch((error) => error)));
+        await lost.promise;
+      },
+    });
+    await first.untilReceived(1);
+    const second = receive(another());
+    expect(await lost.promise).toMatchObject({ code: expect.stringMatching(/^(Message|Session)LockLost$/) });
+    await first.receiving.stop();
+    await vi.waitFor(() => expect([...first.received.slice(1), ...second.received].length).toBe(1), WITHIN);
+    const [again] = [...first.received.slice(1), ...second.received];
+    expect(again).toMatchObject({ id: "a", deliveries: 2 });
+  });
+
+  test("settles what was received before the connection was cut, and goes on receiving", async () => {
+    const { bus, queue } = await serviceBus({ lockMs: 2000 });
+    await queue.send(job("a"));
+    const go = Promise.withResolvers<void>();
+    const settled = Promise.withResolvers<void>();
+    const { ids, untilReceived, most } = receive(queue, {
+      concurrency: 1,
+      handle: async (delivery) => {
+        if (delivery.id === "a") await go.promise;
+        await delivery.complete().then(settled.resolve, settled.reject);
+      },
+    });
+    await untilReceived(1);
+    bus.cutConnections();
+    await queue.send(job("b"));
+    await queue.send(job("c", { orderKey: "k" }));
+    go.resolve();
+    await settled.promise;
+    await untilReceived(3);
+    expect(ids().sort()).toEqual(["a", "b", "c"]);
+    expect(most()).toBe(1);
+    await vi.waitFor(() => expect(bus.queue("jobs").depth()).toMatchObject({ active: 0, deadLetter: 0 }), WITHIN);
+  });
+
+  test("keeps the order of a key whose session was lost with the connection", async () => {
+    const { bus, queue } = await serviceBus();
+    for (let n = 0; n < 4; n += 1) await queue.send(job(`k${n}`, { orderKey: "k" }));
+    const done: string[] = [];
+    let cuts = 0;
+    receive(queue, {
+      handle: async (delivery) => {
+        if (delivery.id === "k1" && cuts === 0) {
+          cuts += 1;
+          bus.cutConnections();
+          await vi.waitFor(() => expect(delivery.lost.aborted).toBe(true), WITHIN);
+          return;
+        }
+        await delivery.complete();
+        done.push(delivery.id);
+      },
+    });
+    await vi.waitFor(() => expect(done.length).toBe(4), WITHIN);
+    expect(done).toEqual(["k0", "k1", "k2", "k3"]);
+  });
+
+  test("receives again when the broker is back, and brings what it kept", async () => {
+    const { bus, queue } = await serviceBus();
+    const { untilReceived, ids, errors } = receive(queue);
+    await queue.send(job("a"));
+    await untilReceived(1);
+    await bus.stop();
+    await expect(queue.send(job("b"))).rejects.toThrow();
+    await expect(queue.check()).rejects.toThrow();
+    await bus.resume();
+    await queue.send(job("c"));
+    await queue.send(job("d", { orderKey: "k" }));
+    await untilReceived(3);
+    expect(ids().sort()).toEqual(["a", "c", "d"]);
+    expect(errors.length).toBeGreaterThan(0);
+  });
+
+  test("sends again what was throttled, and once what was not acknowledged", async () => {
+    const { bus, queue } = await serviceBus();
+    const faults = [SERVER_BUSY, "cut-after"] as const;
+    let sends = 0;
+    bus.faults = (operation) => (operation === "send" ? faults[sends++] : undefined);
+    await queue.send(job("a"));
+    expect(sends).toBeGreaterThan(faults.length);
+    expect(bus.queue("jobs").depth()).toMatchObject({ active: 1 });
+  });
+
+  test("loses no message while slots go from one queue to the other", async () => {
+    // Were one lost, its lock would be waited for.
+    const { bus, queue } = await serviceBus({ lockMs: 60_000 });
+    const { untilReceived, received, errors } = receive(queue, { concurrency: 3 });
+    for (let n = 0; n < 150; n += 1) {
+      await sendAll(queue, [job(`p${n}`), job(`o${n}`, { orderKey: `k${n % 7}` })]);
+    }
+    await untilReceived(300);
+    expect(new Set(received.map(({ id, deliveries }) => `${id} ${deliveries}`)).size).toBe(300);
+    expect(received.filter(({ deliveries }) => deliveries > 1)).toEqual([]);
+    expect(errors).toEqual([]);
+    await vi.waitFor(() => expect(bus.queue("ordered").depth().active).toBe(0), WITHIN);
+  });
+
+  test("asks an empty queue for nothing", async () => {
+    const { bus, queue } = await serviceBus();
+    const operations: BusOperation[] = [];
+    bus.faults = (operation) => {
+      operations.push(operation);
+      return undefined;
+    };
+    receive(queue, { concurrency: 2 });
+    await vi.waitFor(
+      () => expect(operations.filter((each) => each === "attach").length).toBeGreaterThanOrEqual(4),
+      WITHIN,
+    );
+    await delay(100);
+    const before = operations.length;
+    await delay(400);
+    expect(operations.slice(before)).toEqual([]);
+  });
+});
