@@ -29,6 +29,7 @@ import type { ServerImage } from "./image.ts";
 import { MCP_SERVER, SERVER_LABELS, type WorkloadNamespace } from "./namespace.ts";
 import { PORTS, podTemplate } from "./pod.ts";
 import type { Quotas } from "./quotas.ts";
+import { SERVER_RESOURCES } from "./sizes.ts";
 import type { Workspace } from "./workspace.ts";
 
 const NAME = MCP_SERVER.name;
@@ -55,12 +56,6 @@ const PROXY_HOPS = 1;
 /** Seconds: answering as before while proxies take notice, then until running commands are killed. */
 const DRAIN = 10;
 const GRACE = 30;
-
-/** Of one replica. Commands of tools run in here: the limits keep them from their neighbours. */
-export const SERVER_RESOURCES = {
-  requests: { cpu: "250m", memory: "512Mi", "ephemeral-storage": "256Mi" },
-  limits: { cpu: "2", memory: "2Gi", "ephemeral-storage": "12Gi" },
-} as const;
 
 /** A pod may have to wait for the autoscaler's next node. */
 const FIRST_POD = { create: "15m", update: "15m" };

@@ -2,9 +2,8 @@ import { LimitRange, ResourceQuota } from "@pulumi/kubernetes/core/v1/index.js";
 import { PriorityClass } from "@pulumi/kubernetes/scheduling/v1/index.js";
 import { ComponentResource, type ComponentResourceOptions, type Output } from "@pulumi/pulumi";
 import type { Settings } from "../settings.ts";
-import { WORKER_RESOURCES } from "./job-worker.ts";
-import { SERVER_RESOURCES } from "./mcp-server.ts";
 import { JOB_WORKER, MCP_SERVER, type WorkloadNamespace } from "./namespace.ts";
+import { SERVER_RESOURCES, WORKER_RESOURCES } from "./sizes.ts";
 
 /**
  * Who goes first where nodes are full. The server has the priority of pods without a class, and so of its Gateway, which

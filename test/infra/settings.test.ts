@@ -60,6 +60,17 @@ describe("profiles", () => {
     expect(dev.server.commands).toEqual({ isolation: "auto", network: true, programs: undefined });
   });
 
+  it("run workers when there are jobs, and in prod one at all times", () => {
+    expect(settingsOf("dev").jobs).toEqual({ retentionDays: 7, workers: { min: 0, max: 2 } });
+    expect(settingsOf("staging").jobs.workers).toEqual({ min: 0, max: 10 });
+    expect(settingsOf("prod", PROD).jobs.workers).toEqual({ min: 1, max: 20 });
+    expect(settingsOf("dev", { workers: "1-4", jobRetentionDays: "30" }).jobs).toEqual({
+      retentionDays: 30,
+      workers: { min: 1, max: 4 },
+    });
+    expect(settingsOf("dev", { workers: "none" }).jobs.workers).toBeUndefined();
+  });
+
   it("keep the audit trail longer, and harder, the more depends on it", () => {
     expect(settingsOf("dev")).toMatchObject({ audit: { retentionDays: 30, immutable: false } });
     expect(settingsOf("staging")).toMatchObject({ audit: { retentionDays: 90, immutable: false } });
@@ -230,6 +241,9 @@ const REFUSALS: [stack: string, config: Config, ...names: string[]][] = [
   ["dev", { workspace: "smb" }, "mcp:workspace", '"smb"', "nfs, emptyDir"],
   ["dev", { workspaceSizeGiB: "50" }, "mcp:workspaceSizeGiB", "50", "100"],
   ["dev", { replicas: "0" }, "mcp:replicas", "1 <= min"],
+  ["dev", { workers: "many" }, "mcp:workers", '"many"', "min-max"],
+  ["dev", { workers: "0-101" }, "mcp:workers", "max <= 100"],
+  ["dev", { jobRetentionDays: "0" }, "mcp:jobRetentionDays", "1 to 365"],
   ["dev", { commandIsolation: "off" }, "mcp:commandIsolation", '"off"', "required, auto"],
   ["dev", { commandNetwork: "none" }, "mcp:commandNetwork", '"none"', "on, off"],
   ["dev", { commandPrograms: "rm -rf" }, "mcp:commandPrograms", '"rm -rf"', '"cat,grep,/opt/tools/lint"'],
@@ -262,6 +276,9 @@ const REFUSALS: [stack: string, config: Config, ...names: string[]][] = [
   ["dev", { entraClientId: GUID, oauthClientId: GUID }, "mcp:oauthClientId", GUID, "the other one"],
   ["dev", { replicas: "2" }, "mcp:cache", '"memory"', "Balanced_B0"],
   ["staging", { workspace: "emptyDir" }, "mcp:workspace", '"emptyDir"', '"nfs"'],
+  ["dev", { workspace: "emptyDir" }, "mcp:workspace", '"emptyDir"', "2 workers", '"nfs"', 'mcp:workers to "none"'],
+  ["dev", { workers: "0" }, "mcp:workers", '"0"', '"0-2"', '"none"'],
+  ["staging", { workers: "none" }, "mcp:workers", '"none"', "6 replicas", '"0-2"'],
   ["dev", { privateEndpoints: "on" }, "mcp:registrySku", '"Basic"', "Premium"],
   ["staging", { privateEndpoints: "on", registrySku: "Premium" }, "mcp:serviceBusSku", '"Standard"', "Premium"],
   ["prod", {}, "mcp:managementPlanes", "mcp:runnerNetworkId", "mcp:authorizedRanges"],

@@ -2,6 +2,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
 import { ROLES } from "../../../infra/azure/role-assignment.ts";
 import { refuseOutsider } from "../../../infra/azure/site.ts";
+import { secondsOf } from "../../../infra/rehearsal/azure/data.ts";
 import type { Settings } from "../../../infra/settings.ts";
 import {
   type Asked,
@@ -29,8 +30,10 @@ const UNTAGGED = new Set([
   "redisenterprise:AccessPolicyAssignment",
   "redisenterprise:Database",
   "servicebus:Queue",
+  "storage:BlobContainer",
   "storage:BlobServiceProperties",
   "storage:FileShare",
+  "storage:ManagementPolicy",
   "storage:Table",
 ]);
 const RANGES = ["20.30.40.50/32", "20.30.41.0/24"];
@@ -206,13 +209,20 @@ describe.each(STACKS)("%s", (stack) => {
       "key-vault-secrets-user on Vault",
       "monitoring-metrics-publisher on DataCollectionRule",
       "service-bus-data-sender on Queue",
+      "service-bus-data-sender on Queue",
+      "storage-blob-data-contributor on BlobContainer",
       "storage-table-data-contributor on Table",
     ]);
     expect(rolesOf("job-worker")).toEqual([
+      "monitoring-metrics-publisher on DataCollectionRule",
       "service-bus-data-receiver on Queue",
+      "service-bus-data-receiver on Queue",
+      "service-bus-data-sender on Queue",
+      "service-bus-data-sender on Queue",
+      "storage-blob-data-contributor on BlobContainer",
       "storage-table-data-contributor on Table",
     ]);
-    expect(rolesOf("keda")).toEqual(["queue-reader on Queue"]);
+    expect(rolesOf("keda")).toEqual(["queue-reader on Queue", "queue-reader on Queue"]);
     expect(custom.permissions).toMatchObject([
       { actions: ["Microsoft.ServiceBus/namespaces/queues/read"], dataActions: [] },
     ]);
@@ -249,6 +259,55 @@ describe.each(STACKS)("%s", (stack) => {
       shareQuota: 100,
       rootSquash: "NoRootSquash",
     });
+  });
+
+  it("takes each job once, in two queues that differ in nothing but order, and sets aside what cannot be run", () => {
+    const queues = all(stack, "servicebus:Queue").map((r) => r.inputs);
+    expect(queues.map((q) => [q.queueName, q.requiresSession])).toEqual([
+      ["mcp-jobs", false],
+      ["mcp-jobs-ordered", true],
+    ]);
+    for (const queue of queues) {
+      expect(queue).toMatchObject({
+        requiresDuplicateDetection: true,
+        duplicateDetectionHistoryTimeWindow: "PT10M",
+        deadLetteringOnMessageExpiration: true,
+        lockDuration: "PT1M",
+      });
+      // A job's own count of failures (JOB_ATTEMPTS, 5) has to come first, and its longest deadline, seven days.
+      expect(queue.maxDeliveryCount).toBeGreaterThan(20);
+      expect(secondsOf(String(queue.defaultMessageTimeToLive))).toBeGreaterThan(7 * 86_400);
+    }
+  });
+
+  it("tells of dead letters in either queue, with or without a worker", () => {
+    const { inputs } = one(stack, "monitor:MetricAlert");
+    expect(inputs).toMatchObject({ enabled: true, autoMitigate: true });
+    expect(inputs.scopes).toEqual([one(stack, "servicebus:Namespace").id]);
+    expect(at(inputs, "criteria", "allOf", 0)).toMatchObject({
+      metricName: "DeadletteredMessages",
+      operator: "GreaterThan",
+      threshold: 0,
+      dimensions: [{ name: "EntityName", operator: "Include", values: ["mcp-jobs", "mcp-jobs-ordered"] }],
+    });
+  });
+
+  it("keeps what jobs were given and gave from everyone, and not for ever", () => {
+    expect(one(stack, "storage:BlobContainer").inputs).toMatchObject({ containerName: "jobs", publicAccess: "None" });
+    const account = one(stack, "storage:StorageAccount", "storage-job").inputs;
+    // Or the rule below would be kept out with everybody else.
+    expect(at(account, "networkRuleSet", "bypass")).toBe("AzureServices");
+    expect(at(one(stack, "storage:ManagementPolicy").inputs, "policy", "rules")).toEqual([
+      {
+        name: "old-jobs",
+        type: "Lifecycle",
+        enabled: true,
+        definition: {
+          filters: { blobTypes: ["blockBlob"], prefixMatch: ["jobs/"] },
+          actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: 37 } } },
+        },
+      },
+    ]);
   });
 
   it("admits web traffic from the internet to the nodes, and nothing else (failure 6)", () => {
@@ -448,7 +507,7 @@ describe("prod with ranges", () => {
     const groups = all("prod", "network:PrivateEndpoint").map((e) =>
       at(e.inputs, "privateLinkServiceConnections", 0, "groupIds", 0),
     );
-    expect(groups.sort()).toEqual(["file", "namespace", "redisEnterprise", "registry", "table", "vault"]);
+    expect(groups.sort()).toEqual(["blob", "file", "namespace", "redisEnterprise", "registry", "table", "vault"]);
     for (const type of ["servicebus:Namespace", "redisenterprise:RedisEnterprise"]) {
       expect(one("prod", type).inputs.publicNetworkAccess).toBe("Disabled");
     }
@@ -485,6 +544,7 @@ describe("prod with ranges", () => {
       "redisenterprise:RedisEnterprise",
       "servicebus:Namespace",
       "servicebus:Queue",
+      "storage:BlobContainer",
       "storage:FileShare",
       "storage:StorageAccount",
       "storage:Table",

@@ -120,7 +120,7 @@ async function azureHalf(settings: Settings): Promise<Sensitive> {
   const { privateLink } = network;
   const registry = new Registry("registry", { site, settings, telemetry, privateLink });
   const vault = new KeyVault("vault", { site, settings, telemetry, network });
-  const jobs = new ServiceBus("jobs", { site, settings, telemetry, privateLink });
+  const jobs = settings.jobs.workers && new ServiceBus("jobs", { site, settings, telemetry, privateLink });
   const storage = new Storage("storage", { site, settings, network });
   const cache = settings.cache && new Cache("cache", { site, settings: settings.cache, privateLink });
   const cluster = new Cluster("cluster", { site, settings, network, registry, telemetry });
@@ -135,9 +135,11 @@ async function azureHalf(settings: Settings): Promise<Sensitive> {
   vault.grantReadSecrets(server);
   auditTrail.grantWrite(server);
   vault.addSecret("api-key", "mcp_dev_secret");
-  jobs.grantSend(server);
-  jobs.grantReceive(worker);
-  jobs.grantReadQueueLength(scaler, settings.keda.role);
+  auditTrail.grantWrite(worker);
+  jobs?.grantSend(server);
+  jobs?.grantReceive(worker);
+  jobs?.grantSend(worker);
+  jobs?.grantReadQueueLength(scaler, settings.keda.role);
   storage.grantJobState(server);
   storage.grantJobState(worker);
   cache?.grantUse(server);

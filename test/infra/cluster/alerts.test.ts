@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { PassThrough } from "node:stream";
 import { beforeAll, expect, test } from "vitest";
 import { parseEnvironment } from "../../../server/config.ts";
@@ -27,9 +28,22 @@ function rulesOf(stack: string): Rule[] {
   return (spec as { groups: { rules: Rule[] }[] }).groups.flatMap(({ rules }) => rules);
 }
 
-test("each stack is alerted to what it has: keys in dev, Redis in prod, the audit trail in both", () => {
-  expect(rulesOf("dev").map(({ alert }) => alert)).toEqual(["McpApiKeyExpiring", "McpAuditFailing"]);
-  expect(rulesOf("prod").map(({ alert }) => alert)).toEqual(["McpAuditFailing", "McpLimitsStoreLost"]);
+const JOBS = ["McpJobsWithoutWorker", "McpJobsWaiting", "McpJobsBreaking", "McpWorkersFailing", "McpJobScalingBlind"];
+
+test("each stack is alerted to what it has: keys in dev, Redis in prod, audit trail and jobs in both", () => {
+  expect(rulesOf("dev").map(({ alert }) => alert)).toEqual(["McpApiKeyExpiring", "McpAuditFailing", ...JOBS]);
+  expect(rulesOf("prod").map(({ alert }) => alert)).toEqual(["McpAuditFailing", "McpLimitsStoreLost", ...JOBS]);
+});
+
+test("jobs wait too long when there are more than the stack's workers run at once", () => {
+  const threshold = (stack: string) => rulesOf(stack).find(({ alert }) => alert === "McpJobsWaiting")?.expr;
+  expect(threshold("dev")).toMatch(/> 10$/);
+  expect(threshold("prod")).toMatch(/> 100$/);
+});
+
+test("docs/jobs-operations.md says of every alert about jobs what to do", () => {
+  const page = readFileSync("docs/jobs-operations.md", "utf8");
+  for (const alert of JOBS) expect(page).toContain(`### ${alert}`);
 });
 
 test("alerts ask for metrics that the server has, as they are scraped", async () => {
@@ -38,11 +52,13 @@ test("alerts ask for metrics that the server has, as they are scraped", async ()
   const audit = createAudit({ config, log: createLogger(config, new PassThrough()), metrics, version: "0" });
   const known = metrics.registry.getMetricsAsArray().map(({ name }) => name);
   await audit.close();
-  for (const { expr } of [...rulesOf("dev"), ...rulesOf("prod")]) {
-    const [, metric = "", labels] = /(mcp_\w+)\{([^}]*)\}/.exec(expr) ?? [];
+  const asked = [...rulesOf("dev"), ...rulesOf("prod")].flatMap(({ expr }) => [
+    ...expr.matchAll(/(mcp_\w+)\{([^}]*)\}/g),
+  ]);
+  for (const [, metric, labels] of asked) {
     expect(known).toContain(metric);
-    // The ServiceMonitor adds both, by the Service that it finds.
-    expect(labels).toBe('namespace="mcp-system",service="mcp-server"');
+    // The monitors add both, by the pods that they find.
+    expect(labels).toMatch(/^namespace="mcp-system",container=~"(mcp-server|job-worker|mcp-server\|job-worker)"/);
   }
 });
 
@@ -56,6 +72,8 @@ test("each says what is wrong and what to do, and waits out a restart", () => {
     expect(annotations.summary.length, alert).toBeGreaterThan(20);
     expect(annotations.description.length, alert).toBeGreaterThan(80);
     expect(["warning", "critical"]).toContain(labels.severity);
-    expect(patience).toBe(alert === "McpApiKeyExpiring" ? undefined : "5m");
+    // Those without look back by themselves.
+    const looksBack = ["McpApiKeyExpiring", "McpWorkersFailing"].includes(alert);
+    if (!looksBack) expect(patience, alert).toMatch(/^\d+m$/);
   }
 });

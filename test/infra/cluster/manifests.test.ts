@@ -8,17 +8,21 @@ import { Gateway } from "@kubernetes-models/gateway-api/gateway.networking.k8s.i
 import { GatewayClass } from "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1/GatewayClass";
 import { HTTPRoute } from "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1/HTTPRoute";
 import { ScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";
+import { TriggerAuthentication } from "@kubernetes-models/keda/keda.sh/v1alpha1/TriggerAuthentication";
 import { PodMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor";
 import { PrometheusRule } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule";
 import { ServiceMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor";
 import { Deployment } from "kubernetes-models/apps/v1";
 import { NetworkPolicy } from "kubernetes-models/networking.k8s.io/v1";
 import { PodDisruptionBudget } from "kubernetes-models/policy/v1";
+import { PriorityClass } from "kubernetes-models/scheduling.k8s.io/v1";
 import {
   ConfigMap,
+  LimitRange,
   Namespace,
   PersistentVolume,
   PersistentVolumeClaim,
+  ResourceQuota,
   Secret,
   Service,
   ServiceAccount,
@@ -43,18 +47,22 @@ const KINDS: readonly { apiVersion: string; kind: string; new (data: never): Mod
   Gateway,
   GatewayClass,
   HTTPRoute,
+  LimitRange,
   Namespace,
   NetworkPolicy,
   PersistentVolume,
   PersistentVolumeClaim,
   PodDisruptionBudget,
   PodMonitor,
+  PriorityClass,
   PrometheusRule,
+  ResourceQuota,
   ScaledObject,
   Secret,
   Service,
   ServiceAccount,
   ServiceMonitor,
+  TriggerAuthentication,
 ];
 
 describe.each(["dev", "staging", "prod"])("the objects of %s", (stack) => {

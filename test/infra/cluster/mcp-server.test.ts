@@ -1,71 +1,13 @@
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
 import { parseEnvironment } from "../../../server/config.ts";
-import {
-  CONNECTION_STRING,
-  DIGEST,
-  find,
-  type PlannedCluster,
-  planCluster,
-  type Registered,
-  settle,
-} from "./planned-cluster.ts";
+import { CONNECTION_STRING, find, type PlannedCluster, planCluster, settle } from "./planned-cluster.ts";
+import { containerOf, deploymentOf, environmentOf, selects, specOf } from "./planned-pods.ts";
 
-interface Probe {
-  httpGet: { path: string; port: string };
-  periodSeconds: number;
-  failureThreshold: number;
-}
-interface Container {
-  image: string;
-  command?: string[];
-  args?: string[];
-  ports: { name: string; containerPort: number }[];
-  envFrom: { configMapRef?: { name: string }; secretRef?: { name: string } }[];
-  securityContext: Record<string, unknown>;
-  resources: { requests: Record<string, string>; limits: Record<string, string> };
-  volumeMounts: { name: string; mountPath: string }[];
-  startupProbe: Probe;
-  livenessProbe: Probe;
-  readinessProbe: Probe;
-}
-interface PodSpec extends Record<string, unknown> {
-  containers: Container[];
-  initContainers?: Container[];
-  securityContext: Record<string, unknown>;
-  volumes: Record<string, unknown>[];
-  terminationGracePeriodSeconds: number;
-  topologySpreadConstraints: { topologyKey: string; labelSelector: { matchLabels: Record<string, string> } }[];
-}
-interface DeploymentSpec {
-  replicas?: number;
-  selector: { matchLabels: Record<string, string> };
-  strategy: unknown;
-  template: { metadata: { labels: Record<string, string>; annotations: Record<string, string> }; spec: PodSpec };
-}
-
-const DEPLOYMENT = "kubernetes:apps/v1:Deployment";
 const SCALED_OBJECT = "kubernetes:keda.sh/v1alpha1:ScaledObject";
 const BUDGET = "kubernetes:policy/v1:PodDisruptionBudget";
 const SERVICE = "kubernetes:core/v1:Service";
 const SERVICE_MONITOR = "kubernetes:monitoring.coreos.com/v1:ServiceMonitor";
-
-const specOf = <T>({ inputs }: Registered) => inputs.spec as T;
-const deploymentOf = (plan: PlannedCluster) => specOf<DeploymentSpec>(find(plan, DEPLOYMENT));
-const containerOf = (plan: PlannedCluster): Container => {
-  const [only] = deploymentOf(plan).template.spec.containers;
-  if (!only) throw new Error("no container");
-  return only;
-};
-const selects = (selector: Record<string, string>, labels: Record<string, string>) =>
-  Object.entries(selector).every(([key, value]) => labels[key] === value);
-
-function environmentOf(plan: PlannedCluster): Record<string, string> {
-  const data = find(plan, "kubernetes:core/v1:ConfigMap", "mcp-server").inputs.data;
-  const stringData = find(plan, "kubernetes:core/v1:Secret", "mcp-server").inputs.stringData;
-  return { ...(data as Record<string, string>), ...(stringData as Record<string, string>) };
-}
 
 const plans: Record<string, PlannedCluster> = {};
 beforeAll(async () => {
@@ -97,14 +39,22 @@ describe.each(["dev", "staging", "prod"])("the server's environment in %s", (sta
       "APPLICATIONINSIGHTS_CONNECTION_STRING",
     ]);
     expect(secret.secretPaths).toEqual(["stringData"]);
-    for (const other of planOf(stack).resources.filter(({ urn }) => urn !== secret.urn)) {
+    const workers = find(planOf(stack), "kubernetes:core/v1:Secret", "job-worker");
+    expect(workers.secretPaths).toEqual(["stringData"]);
+    expect(Object.keys(workers.inputs.stringData as object)).toEqual(["APPLICATIONINSIGHTS_CONNECTION_STRING"]);
+    for (const other of planOf(stack).resources.filter(({ urn }) => ![secret.urn, workers.urn].includes(urn))) {
       expect(JSON.stringify(other.inputs), other.name).not.toContain(CONNECTION_STRING);
     }
   });
 
-  it("comes whole into the container", () => {
-    const names = containerOf(planOf(stack)).envFrom.map((from) => from.configMapRef?.name ?? from.secretRef?.name);
-    expect(names).toEqual(["mcp-server", "mcp-server"]);
+  it("has the queues that jobs go to, and where their state and their long results are", () => {
+    expect(parseEnvironment(environmentOf(planOf(stack)))).toMatchObject({
+      SERVICE_BUS_QUEUE: "mcp-jobs",
+      SERVICE_BUS_ORDERED_QUEUE: "mcp-jobs-ordered",
+      JOBS_BLOB_ENDPOINT: "https://stmcptestjob.blob.core.windows.net",
+      JOBS_BLOB_CONTAINER: "jobs",
+      JOB_RETENTION_DAYS: 7,
+    });
   });
 });
 
@@ -145,137 +95,10 @@ describe("the API key", () => {
   });
 });
 
-describe.each(["dev", "staging", "prod"])("the server's pods in %s", (stack) => {
-  const pod = () => deploymentOf(planOf(stack)).template.spec;
-  const everyContainer = () => [...pod().containers, ...(pod().initContainers ?? [])];
-
-  // Kubernetes, "Pod Security Standards", profile Restricted (which includes Baseline), control by control.
-  const restricted: readonly [control: string, check: () => void][] = [
-    [
-      "host namespaces",
-      () => {
-        for (const key of ["hostNetwork", "hostPID", "hostIPC"]) expect(pod()).not.toHaveProperty(key);
-      },
-    ],
-    [
-      "volume types",
-      () => {
-        const kinds = pod().volumes.flatMap((volume) => Object.keys(volume).filter((key) => key !== "name"));
-        for (const kind of kinds) expect(["persistentVolumeClaim", "emptyDir"]).toContain(kind);
-      },
-    ],
-    [
-      "privilege escalation",
-      () => {
-        for (const { securityContext } of everyContainer()) {
-          expect(securityContext).toMatchObject({ allowPrivilegeEscalation: false, privileged: false });
-        }
-      },
-    ],
-    [
-      "running as non-root",
-      () => {
-        expect(pod().securityContext).toMatchObject({ runAsNonRoot: true });
-        for (const { securityContext } of everyContainer()) expect(securityContext.runAsNonRoot).toBe(true);
-      },
-    ],
-    ["running as a non-root user", () => expect(pod().securityContext.runAsUser).toBeGreaterThan(0)],
-    ["seccomp", () => expect(pod().securityContext.seccompProfile).toEqual({ type: "RuntimeDefault" })],
-    [
-      "capabilities",
-      () => {
-        for (const { securityContext } of everyContainer()) {
-          expect(securityContext.capabilities).toEqual({ drop: ["ALL"] });
-        }
-      },
-    ],
-    [
-      "host ports",
-      () => {
-        for (const { ports } of everyContainer()) for (const port of ports) expect(port).not.toHaveProperty("hostPort");
-      },
-    ],
-    ["sysctls", () => expect(pod().securityContext).not.toHaveProperty("sysctls")],
-  ];
-  it.each(restricted)("keep to Pod Security restricted: %s", (_control, check) => check());
-
-  it("have a read-only root and write only where a volume is", () => {
-    for (const { securityContext, volumeMounts } of everyContainer()) {
-      expect(securityContext.readOnlyRootFilesystem).toBe(true);
-      expect(volumeMounts.map(({ mountPath }) => mountPath).sort()).toEqual(["/tmp", "/workspace"]);
-      const volumes = pod().volumes.map(({ name }) => name);
-      for (const { name } of volumeMounts) expect(volumes).toContain(name);
-    }
-  });
-
-  it("hold no token of the cluster, and Entra's through workload identity", () => {
-    const { template } = deploymentOf(planOf(stack));
-    expect(template.spec).toMatchObject({ automountServiceAccountToken: false, enableServiceLinks: false });
-    expect(template.metadata.labels["azure.workload.identity/use"]).toBe("true");
-    const account = find(planOf(stack), "kubernetes:core/v1:ServiceAccount", String(template.spec.serviceAccountName));
-    expect(account.inputs).toMatchObject({
-      automountServiceAccountToken: false,
-      metadata: {
-        name: "mcp-server",
-        namespace: "mcp-system",
-        annotations: { "azure.workload.identity/client-id": "server-client" },
-      },
-    });
-  });
-
-  it("are the image's: its user, its program behind its entry point, its ports", () => {
-    const dockerfile = readFileSync("server/Dockerfile", "utf8");
-    const { runAsUser, runAsGroup, fsGroup } = pod().securityContext;
-    expect(dockerfile).toMatch(new RegExp(`^USER ${runAsUser}:${runAsGroup}$`, "m"));
-    expect(fsGroup).toBe(runAsGroup);
-    const { command, args, ports } = containerOf(planOf(stack));
-    expect(command).toBeUndefined();
-    expect(dockerfile).toContain(`CMD ${JSON.stringify(args).replaceAll(",", ", ")}`);
-    expect(dockerfile).toMatch(
-      new RegExp(`^EXPOSE ${ports.map(({ containerPort }) => containerPort).join(" ")}$`, "m"),
-    );
-  });
-
-  it("listen where the environment says, and are probed there", () => {
-    const { PORT, METRICS_PORT } = parseEnvironment(environmentOf(planOf(stack)));
-    const { ports, startupProbe, livenessProbe, readinessProbe } = containerOf(planOf(stack));
-    expect(ports.map(({ name, containerPort }) => [name, containerPort])).toEqual([
-      ["http", PORT],
-      ["metrics", METRICS_PORT],
-    ]);
-    for (const probe of [startupProbe, livenessProbe, readinessProbe]) {
-      expect(ports.map(({ name }) => name)).toContain(probe.httpGet.port);
-    }
-    expect([startupProbe, livenessProbe, readinessProbe].map(({ httpGet }) => httpGet.path)).toEqual([
-      "/health/live",
-      "/health/live",
-      "/health/ready",
-    ]);
-  });
-
-  it("are given longer to end than the server takes", () => {
-    const { SHUTDOWN_GRACE_SECONDS } = parseEnvironment(environmentOf(planOf(stack)));
-    expect(pod().terminationGracePeriodSeconds).toBeGreaterThanOrEqual(SHUTDOWN_GRACE_SECONDS + 5);
-  });
-
-  it("run a digest, never a tag", () => {
-    expect(containerOf(planOf(stack)).image).toBe(`registry.example.com/mcp-server@${DIGEST}`);
-  });
-
-  it("ask for what they need and are held to what they may take", () => {
-    const { requests, limits } = containerOf(planOf(stack)).resources;
-    expect(Object.keys(requests).sort()).toEqual(["cpu", "ephemeral-storage", "memory"]);
-    expect(Object.keys(limits).sort()).toEqual(["cpu", "ephemeral-storage", "memory"]);
-  });
-
-  it("are found by everything that selects them, by the ports it names", () => {
+describe.each(["dev", "staging", "prod"])("the server's Service in %s", (stack) => {
+  it("leads to its pods by their ports, and is found by what scrapes it", () => {
     const plan = planOf(stack);
-    const { selector, template } = deploymentOf(plan);
-    const { labels } = template.metadata;
-    expect(selects(selector.matchLabels, labels)).toBe(true);
-    for (const { labelSelector } of template.spec.topologySpreadConstraints) {
-      expect(selects(labelSelector.matchLabels, labels)).toBe(true);
-    }
+    const { labels } = deploymentOf(plan).template.metadata;
     const service = find(plan, SERVICE);
     const spec = specOf<{ selector: Record<string, string>; ports: { name: string; targetPort: string }[] }>(service);
     expect(selects(spec.selector, labels)).toBe(true);
@@ -290,23 +113,17 @@ describe.each(["dev", "staging", "prod"])("the server's pods in %s", (stack) => 
     for (const { port } of monitor.endpoints) expect(spec.ports.map(({ name }) => name)).toContain(port);
   });
 
-  it("are replaced without a gap", () => {
+  it("has pods behind it at every moment of an update", () => {
     expect(deploymentOf(planOf(stack)).strategy).toEqual({
       type: "RollingUpdate",
       rollingUpdate: { maxUnavailable: 0, maxSurge: 1 },
     });
   });
-
-  it("are spread over zones and hosts", () => {
-    expect(pod().topologySpreadConstraints.map(({ topologyKey }) => topologyKey)).toEqual([
-      "topology.kubernetes.io/zone",
-      "kubernetes.io/hostname",
-    ]);
-  });
 });
 
 describe("replicas", () => {
-  const has = (plan: PlannedCluster, type: string) => plan.resources.some((r) => r.type === type);
+  const has = (plan: PlannedCluster, type: string) =>
+    plan.resources.some((r) => r.type === type && r.name.startsWith("mcp-server"));
 
   it("stay at one in dev, with nothing that could keep its node from being drained", () => {
     expect(deploymentOf(planOf("dev")).replicas).toBe(1);
@@ -323,7 +140,7 @@ describe("replicas", () => {
     // The scaler's number, which Pulumi must not set back.
     expect(deploymentOf(plan)).not.toHaveProperty("replicas");
     const scaler = specOf<{ triggers: { type: string; metadata: Record<string, string> }[] }>(
-      find(plan, SCALED_OBJECT),
+      find(plan, SCALED_OBJECT, "mcp-server-scaling"),
     );
     expect(scaler).toMatchObject({
       scaleTargetRef: { apiVersion: "apps/v1", kind: "Deployment", name: "mcp-server" },
@@ -336,7 +153,9 @@ describe("replicas", () => {
 
   it("are held to one missing at a time wherever there are several", () => {
     for (const stack of ["staging", "prod"]) {
-      const budget = specOf<{ selector: { matchLabels: Record<string, string> } }>(find(planOf(stack), BUDGET));
+      const budget = specOf<{ selector: { matchLabels: Record<string, string> } }>(
+        find(planOf(stack), BUDGET, "mcp-server"),
+      );
       expect(budget).toMatchObject({ maxUnavailable: 1 });
       expect(selects(budget.selector.matchLabels, deploymentOf(planOf(stack)).template.metadata.labels)).toBe(true);
     }
@@ -404,7 +223,7 @@ describe("the workspace", () => {
   });
 
   it("is a directory of the pod's where no share is asked for, bounded below what the pod may take", async () => {
-    const plan = await planCluster("dev", { "mcp:workspace": "emptyDir" });
+    const plan = await planCluster("dev", { "mcp:workspace": "emptyDir", "mcp:workers": "none" });
     expect(volumeOf(plan)).toEqual({ name: "workspace", emptyDir: { sizeLimit: "10Gi" } });
     expect(Number.parseInt(containerOf(plan).resources.limits["ephemeral-storage"] ?? "", 10)).toBeGreaterThan(10);
     expect(plan.resources.some(({ type }) => type.includes("PersistentVolume"))).toBe(false);

@@ -13,9 +13,11 @@ import { parseSettings, type Settings } from "../../../infra/settings.ts";
 import { Alerts } from "../../../infra/workload/alerts.ts";
 import { ApiKey } from "../../../infra/workload/api-key.ts";
 import { ServerImage } from "../../../infra/workload/image.ts";
+import { JobWorker } from "../../../infra/workload/job-worker.ts";
 import { McpServer } from "../../../infra/workload/mcp-server.ts";
 import { WorkloadNamespace } from "../../../infra/workload/namespace.ts";
 import { NetworkPolicies } from "../../../infra/workload/network-policies.ts";
+import { Quotas } from "../../../infra/workload/quotas.ts";
 import { Workspace } from "../../../infra/workload/workspace.ts";
 
 /*
@@ -162,32 +164,53 @@ export async function planCluster(stack: string, config: Record<string, string> 
     inCluster,
   );
   new NetworkPolicies("network-policies", { namespace }, inCluster);
+  const quotas = new Quotas("quotas", { settings, namespace }, inCluster);
+  const { workers } = settings.jobs;
+  const jobs = workers && {
+    host: output("sbns-mcp-test.servicebus.windows.net"),
+    namespaceName: output("sbns-mcp-test"),
+    queueName: output("mcp-jobs"),
+    orderedQueueName: output("mcp-jobs-ordered"),
+  };
+  const backing = {
+    storage: {
+      tableEndpoint: output("https://stmcptestjob.table.core.windows.net/"),
+      tableName: output("jobs"),
+      blobEndpoint: output("https://stmcptestjob.blob.core.windows.net"),
+      containerName: output("jobs"),
+    },
+    cache: settings.cache && { host: output("amr-mcp-test.eastus2.redis.azure.net"), port: 10_000 as const },
+    telemetry: { connectionString: secret(CONNECTION_STRING) },
+    auditTrail: {
+      endpoint: output("https://dce-mcp-test-x1y2.eastus2-1.ingest.monitor.azure.com"),
+      ruleId: output(`dcr-${"0".repeat(32)}`),
+    },
+  };
+  const { accessPolicy } = settings;
   const mcpServer = new McpServer(
     "mcp-server",
     {
-      settings: settings.server,
+      settings,
       namespace,
+      quotas,
       image,
       workspace,
       gateway,
-      callers: { apiKey, origins: settings.corsOrigins },
-      backing: {
-        vault,
-        jobs: { host: output("sbns-mcp-test.servicebus.windows.net"), queueName: output("mcp-jobs") },
-        storage: { tableEndpoint: output("https://stmcptestjob.table.core.windows.net/"), tableName: output("jobs") },
-        cache: settings.cache && { host: output("amr-mcp-test.eastus2.redis.azure.net"), port: 10_000 },
-        telemetry: { connectionString: secret(CONNECTION_STRING) },
-        auditTrail: {
-          endpoint: output("https://dce-mcp-test-x1y2.eastus2-1.ingest.monitor.azure.com"),
-          ruleId: output(`dcr-${"0".repeat(32)}`),
-        },
-      },
+      callers: { apiKey, accessPolicy, origins: settings.corsOrigins },
+      backing: { ...backing, vault, jobs },
     },
     { ...inCluster, dependsOn: [keda, envoy] },
   );
+  if (workers && jobs) {
+    new JobWorker(
+      "job-worker",
+      { settings, workers, namespace, quotas, image, workspace, accessPolicy, backing: { ...backing, jobs } },
+      { ...inCluster, dependsOn: keda },
+    );
+  }
   new Alerts(
     "alerts",
-    { namespace, apiKeys: settings.authentication.apiKeys, sharedStore: settings.cache !== undefined },
+    { namespace, apiKeys: settings.authentication.apiKeys, sharedStore: settings.cache !== undefined, workers },
     { ...inCluster, dependsOn: monitoring },
   );
 
