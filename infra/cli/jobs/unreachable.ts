@@ -16,13 +16,20 @@ const NO_ANSWER: ReadonlySet<unknown> = new Set([
   "ServiceCommunicationProblem",
   "ServiceTimeout",
 ]);
+/** The client for Service Bus has them in the message alone: `ENOTFOUND: getaddrinfo ENOTFOUND ...`. */
+const codeIn = ({ message }: Error): string | undefined => /^(E[A-Z_]+): /.exec(message)?.[1];
 
 /** What to do about a queue or a store that does not do what it is asked; every other error comes back as it is. */
-export function unreachable(error: unknown, { serviceBus, tableEndpoint, from }: JobPlace): unknown {
+export function unreachable(error: unknown, place: JobPlace): unknown {
   if (!(error instanceof Error) || error instanceof CliError) return error;
   if (error instanceof UnreadableJob) return new CliError(error.message, undefined, { cause: error });
+  // Tries that all failed: the last one's error is as good as the others'.
+  if (error instanceof AggregateError && error.message === "" && error.errors.length > 0) {
+    return unreachable(error.errors.at(-1), place);
+  }
+  const { serviceBus, tableEndpoint, from } = place;
   const [said = ""] = error.message.split("\n");
-  const code = "code" in error ? error.code : undefined;
+  const code = codeIn(error) ?? ("code" in error ? error.code : undefined);
   const status = "statusCode" in error ? error.statusCode : undefined;
   const because = (mend: string) =>
     new CliError(`The jobs in ${serviceBus} and ${tableEndpoint} cannot be reached: ${said}\n${mend}`, undefined, {
