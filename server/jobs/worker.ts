@@ -150,16 +150,22 @@ export function createWorker(options: WorkerOptions): Worker {
 
   async function handle(delivery: Delivery): Promise<void> {
     const message = readMessage(delivery.body);
+    const job = message.kind === "job" ? message.ref.id : undefined;
     try {
-      if (message === undefined) {
-        log.error({ event: "job.message.unreadable", message: delivery.id });
-        return await deadLetter(delivery, "unreadable", "It is no message of a job that this server knows.");
+      switch (message.kind) {
+        case "job":
+          return await settle(delivery, message.ref);
+        case "newer":
+          log.warn({ event: "job.postponed", message: delivery.id, reason: `its version is ${message.version}` });
+          return await later(delivery, delivery.id, LATER_MS * (1 + Math.random()));
+        case "malformed":
+          log.error({ event: "job.message.unreadable", message: delivery.id, reason: message.why });
+          return await deadLetter(delivery, "unreadable", message.why);
       }
-      await settle(delivery, message);
     } catch (error) {
-      log.warn({ event: "job.postponed", job: message?.id, err: error });
+      log.warn({ event: "job.postponed", job, err: error });
       // If that fails as well, its lock runs out, and it comes again by itself.
-      await later(delivery, message?.id ?? delivery.id, LATER_MS * (1 + Math.random())).catch(() => {});
+      await later(delivery, job ?? delivery.id, LATER_MS * (1 + Math.random())).catch(() => {});
     }
   }
 

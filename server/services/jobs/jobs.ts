@@ -16,7 +16,8 @@ import {
 import { writeMessage } from "./messages.ts";
 import { type JobRules, nextStep } from "./next-step.ts";
 import type { JobQueue } from "./queue.ts";
-import { JobConflict, type JobStore, type StoredJob } from "./store.ts";
+import { InvalidCursor, JobConflict, type JobStore, type StoredJob } from "./store.ts";
+import { StoreFull } from "./store-memory.ts";
 
 /** Who asks, and under which name jobs are its own: `ownerOf(callerKey(caller))`. */
 export interface Submitter {
@@ -152,6 +153,8 @@ export function createJobs({ open, tools, rules, deadlineSeconds, observe }: Job
       return await work(await open());
     } catch (cause) {
       if (cause instanceof JobRefused) throw cause;
+      // What who asks can mend.
+      if (cause instanceof InvalidCursor || cause instanceof StoreFull) throw new JobRefused(cause.message);
       observe.unavailable(cause);
       throw new JobsUnavailable("Jobs cannot be reached at the moment; try again in a while.", { cause });
     }

@@ -209,34 +209,34 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
     }
   }
 
-  /** Removes what is left of jobs that are not there, of those submitted before the oldest in `kept`. */
-  const clear = async (partition: string, ids: string, kept: ReadonlySet<string>, before: number) => {
+  /** Removes what is left of jobs that are not there: of those with ids after `ids`, written until `before`. */
+  const clear = async (partition: string, ids: string, before: number, kept: ReadonlySet<string>) => {
     const { table, blobs } = await clients();
-    const remove = async (rowKey: string) => {
-      await absent(() => call((abortSignal) => table.deleteEntity(partition, rowKey, { abortSignal })));
-    };
-    let batch: string[] = [];
+    const batch: { readonly rowKey: string; readonly blob: unknown }[] = [];
     const flush = async () => {
-      const keys = batch;
-      batch = [];
-      if (keys.length === 0) return;
+      const gone = batch.splice(0);
+      if (gone.length === 0) return;
+      // Blobs first: only the row knows of its blob.
+      await inParallel(gone, async ({ blob }) => {
+        if (typeof blob !== "string") return;
+        await call((abortSignal) => blobs.getBlockBlobClient(blob).deleteIfExists({ abortSignal }));
+      });
       try {
-        await submit(keys.map((rowKey) => ["delete", { partitionKey: partition, rowKey }]));
+        await submit(gone.map(({ rowKey }) => ["delete", { partitionKey: partition, rowKey }]));
       } catch (error) {
         if (!isGone(error)) throw error;
         // Somebody else sweeps, too: a transaction with a row that is gone does nothing.
-        await inParallel(keys, remove);
+        await inParallel(gone, async ({ rowKey }) => {
+          await absent(() => call((abortSignal) => table.deleteEntity(partition, rowKey, { abortSignal })));
+        });
       }
     };
     for (const kind of [rows.EVENTS, rows.CONTENTS]) {
-      for await (const row of rowsIn(partition, rows.keysOf(kind, ids), { select: ["RowKey", "Timestamp", "blob"] })) {
-        const id = row.rowKey.slice(kind.length).split("-", 1)[0] ?? "";
-        if (kept.has(id) || Date.parse(row.timestamp ?? "") > before) continue;
-        const { blob } = row;
-        if (typeof blob === "string") {
-          await call((abortSignal) => blobs.getBlockBlobClient(blob).deleteIfExists({ abortSignal }));
-        }
-        batch.push(row.rowKey);
+      const select = ["RowKey", "Timestamp", "blob"];
+      for await (const { rowKey, timestamp, blob } of rowsIn(partition, rows.keysOf(kind, ids), { select })) {
+        const id = rowKey.slice(kind.length).split("-", 1)[0] ?? "";
+        if (kept.has(id) || Date.parse(timestamp ?? "") > before) continue;
+        batch.push({ rowKey, blob });
         if (batch.length === TRANSACTION_ROWS) await flush();
       }
     }
@@ -256,11 +256,13 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
     async insert(job, event) {
       rows.assertRef(job);
       const write = randomUUID();
+      const keyRow = rows.keyRow(job);
       const change = async () => {
         try {
           await submit([
             ["create", rows.jobRow(job, write)],
             ["create", rows.ownerRow(job, write)],
+            ...(keyRow === undefined ? [] : [["create", keyRow] satisfies TransactionAction]),
             ["create", rows.eventRow(job, job.version, event, write)],
           ]);
           return true;
@@ -272,6 +274,11 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
       };
       await register(job.partition);
       return (await withDebt(job, change)) ?? false;
+    },
+
+    async find({ partition, owner, idempotencyKey }) {
+      const row = await rowOf(partition, rows.idempotencyKey(owner, idempotencyKey));
+      return row === undefined ? undefined : { partition, id: rows.KeyRow.parse(row).id };
     },
 
     async read(ref) {
@@ -445,8 +452,11 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
         const flush = () =>
           inParallel(ended.splice(0), async ({ job, etag }) => {
             // The list first: if this is as far as it gets, the job is found here again.
-            const listed = rows.ownerKey(job.owner, job.id);
-            await absent(() => call((abortSignal) => table.deleteEntity(partition, listed, { abortSignal })));
+            const pointers = [rows.keyRow(job)?.rowKey, rows.ownerKey(job.owner, job.id)];
+            for (const pointer of pointers) {
+              if (pointer === undefined) continue;
+              await absent(() => call((abortSignal) => table.deleteEntity(partition, pointer, { abortSignal })));
+            }
             try {
               await call((abortSignal) => table.deleteEntity(partition, rows.jobKey(job.id), { etag, abortSignal }));
               swept += 1;
@@ -464,7 +474,7 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
           if (ended.length === TRANSACTION_ROWS) await flush();
         }
         await flush();
-        await clear(partition, ids, kept, before);
+        await clear(partition, ids, before, kept);
       }
       return swept;
     },
@@ -482,9 +492,7 @@ const isGone = (error: unknown) => {
   const { status, code } = refusalOf(error);
   return status === 404 && code !== "TableNotFound" && code !== "ContainerNotFound";
 };
-/** `EntityAlreadyExists` */
-const isThere = (error: unknown) => refusalOf(error).status === 409;
-/** `UpdateConditionNotSatisfied` */
+const isThere = (error: unknown) => refusalOf(error).code === "EntityAlreadyExists";
 const isChanged = (error: unknown) => refusalOf(error).status === 412;
 
 async function absent<T>(request: () => Promise<T>): Promise<T | undefined> {

@@ -8,8 +8,8 @@ export type StorageCall = <T>(request: (abortSignal: AbortSignal) => Promise<T>)
 const TRY_TIMEOUT_MS = 10_000;
 /** Longest that a call may take, tries and pauses together. */
 const CALL_TIMEOUT_MS = 30_000;
-/** Beyond the first try. */
-const RETRIES = 4;
+/** Beyond the first try: some three seconds, in which Azure moves a partition to another server. */
+const RETRIES = 5;
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5000;
 /** Who is asked to come back later than that is better off with the error. */

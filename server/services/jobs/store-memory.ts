@@ -58,6 +58,14 @@ export function createMemoryStore(now: () => number = Date.now): JobStore {
       `There is no room for another job: ${jobs.size} are kept, and none of them has ended. Wait for some, or cancel some.`,
     );
   };
+  const keyed = (query: Pick<Job, "partition" | "owner" | "idempotencyKey">): Job | undefined => {
+    for (const { stored } of jobs.values()) {
+      const { partition, owner, idempotencyKey } = stored.job;
+      if (idempotencyKey !== query.idempotencyKey) continue;
+      if (partition === query.partition && owner === query.owner) return stored.job;
+    }
+    return undefined;
+  };
   const newestFirst = (a: Job, b: Job) => (a.id < b.id ? -1 : 1);
 
   return {
@@ -67,11 +75,16 @@ export function createMemoryStore(now: () => number = Date.now): JobStore {
     async insert(job, event) {
       assertRef(job);
       const name = nameOf(job);
-      if (jobs.has(name)) return false;
+      if (jobs.has(name) || (job.idempotencyKey !== undefined && keyed(job) !== undefined)) return false;
       makeRoom(() => jobs.size < MOST_JOBS);
       jobs.set(name, { stored: stamp(job), events: [{ ...copy(job), seq: job.version, event }] });
       owe(job);
       return true;
+    },
+
+    async find(query) {
+      const found = keyed(query);
+      return found && copy(found);
     },
 
     async read(ref) {

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { z } from "zod";
 import { JOB_ID, type Job, type JobEvent, JobEvent as JobEventSchema, type JobRef, Job as JobSchema } from "./job.ts";
 import { UnreadableJob } from "./store.ts";
@@ -7,6 +8,7 @@ import { UnreadableJob } from "./store.ts";
  *
  *   job-<id>              the job
  *   owner-<owner>-<id>    the same again, so that a caller's own are listed without looking at everybody's
+ *   key-<owner>-<hash>    the id of the owner's job with an idempotency key, by the key's SHA-256
  *   event-<id>-<seq>      what happened to it
  *   content-<id>-<name>   what it was given, what it gave
  *
@@ -43,6 +45,8 @@ export const eventKeys = (id: string) => `${EVENTS}${id}-`;
 
 export const jobKey = (id: string) => JOBS + id;
 export const ownerKey = (owner: string, id: string) => ownerKeys(owner) + id;
+export const idempotencyKey = (owner: string, key: string) =>
+  `key-${owner}-${createHash("sha256").update(key).digest("hex")}`;
 export const eventKey = (id: string, seq: number) => eventKeys(id) + String(seq).padStart(SEQ_DIGITS, "0");
 export const contentKey = (id: string, name: string) => `${CONTENTS}${id}-${name}`;
 export const owedKey = ({ partition, id }: JobRef) => ({
@@ -90,6 +94,11 @@ export function ownerRow(job: Job, write: string) {
   return { ...jobRow(job, write), rowKey: ownerKey(job.owner, job.id) };
 }
 
+/** Finds a job by its idempotency key; none for a job without. */
+export function keyRow({ partition, id, owner, idempotencyKey: key }: Job) {
+  return key === undefined ? undefined : { partitionKey: partition, rowKey: idempotencyKey(owner, key), id };
+}
+
 export function eventRow({ partition, id }: JobRef, seq: number, event: JobEvent, write: string) {
   const { type, at } = event;
   return { partitionKey: partition, rowKey: eventKey(id, seq), seq, type, at, write, event: JSON.stringify(event) };
@@ -114,6 +123,7 @@ const JobRow = z.object({ job: json(JobSchema.loose()) });
 export const RowVersion = z.object({ version: z.number().int().catch(0), write: z.string().catch("") });
 export const EventRow = z.object({ seq: z.number().int(), event: json(JobEventSchema) });
 
+export const KeyRow = z.object({ id: z.string() });
 export const OwedRow = z.object({ partition: z.string(), id: z.string() });
 export const ContentRow = z.object({ short: z.boolean(), text: z.string(), blob: z.string().optional() });
 
