@@ -60,10 +60,10 @@ async function getsAnswer(
   const submitted = await call(session, "submit_job", { ...submission });
   const job = await atEnd(session, submitted.id);
   expect(job.state === "succeeded", `The job ended ${job.state}: ${job.reason}`);
-  const { stdout } = asRecord(job.result);
+  const { stdout, stderr } = asRecord(job.result);
   expect(
     stdout === content,
-    `The job read ${JSON.stringify(stdout)} where the server had written ${JSON.stringify(content)}.`,
+    `The job read ${JSON.stringify(stdout)} where the server had written ${JSON.stringify(content)}, and said: ${stderr}`,
   );
   return { job: String(submitted.id), note: `job ${submitted.id}` };
 }

@@ -159,11 +159,14 @@ export function localWorkload(workload: DeployedWorkload, options: LocalOptions)
       shared: claim !== undefined,
     };
   });
-  for (const { mountPath, directory, shared } of mounts) {
-    for (const [name, value] of Object.entries(local)) {
+  // Each value once: what it has become may lie under the next mount, as temporary directories do under /tmp.
+  for (const [name, value] of Object.entries(local)) {
+    for (const { mountPath, directory } of mounts) {
       const path = underMount(value, mountPath);
       if (path !== undefined) local[name] = join(directory, path);
     }
+  }
+  for (const { mountPath, directory, shared } of mounts) {
     // What a program writes to /tmp by itself follows the variable.
     if (mountPath === "/tmp") local.TMPDIR = directory;
     const whose = shared ? ", the same for all that mount the claim" : "";

@@ -19,7 +19,7 @@ const LEVELS: [RegExp, number][] = [
   [/^(tools|prompts|resources)\//, 2],
   [/^(auth|jobs|limits|observability|mcp|proxy)\//, 3],
   [/^(app|openapi|worker-app)\.ts$/, 4],
-  [/^(main|http|stdio|stdio-server|serve-stdio|stdio-over-http|worker|run|shutdown)\.ts$/, 5],
+  [/^(main|http|stdio|stdio-server|serve-stdio|stdio-over-http|worker|worker-http|run|shutdown)\.ts$/, 5],
 ];
 const levelOf = (path: string) => LEVELS.find(([pattern]) => pattern.test(path))?.[1];
 
@@ -84,7 +84,7 @@ describe("the image", () => {
     const compiling = instructions.find((line) => line.includes(COMPILED));
     expect(compiling).toContain(`setpriv --reuid=${uid} --regid=${gid} `);
     const entries = sources.filter((path) => text(path).startsWith('import "./compile-cache.ts";'));
-    expect(entries.toSorted()).toEqual(["main.ts", "serve-stdio.ts", "stdio.ts"]);
+    expect(entries.toSorted()).toEqual(["main.ts", "serve-stdio.ts", "stdio.ts", "worker.ts"]);
     for (const entry of entries) expect(compiling).toMatch(new RegExp(`(node |in |")${entry} `));
     expect(compiling).toMatch(
       /&& chown -R 0:0 node_modules\/\.cache\b.*&& chmod -R u=rwX,go=rX node_modules\/\.cache$/,

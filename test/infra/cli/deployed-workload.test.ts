@@ -69,15 +69,16 @@ describe("the worker that a plan deploys", () => {
       blobEndpoint: "http://127.0.0.1:10000/devstoreaccount1",
     };
     const ports = { http: 18_080, metrics: 18_081 };
-    const local = localWorkload(deployedWorker(workerObjects()), { volumes: "/volumes", jobs, ports });
+    // Under a directory that the container mounts something at, as the rehearsal's own is.
+    const local = localWorkload(deployedWorker(workerObjects()), { volumes: "/tmp/rehearsal", jobs, ports });
     expect(local.environment).toMatchObject({
       ...JOB_VARIABLES,
       JOBS_AUTH: "emulator",
       SERVICE_BUS_NAMESPACE: jobs.serviceBus,
       JOBS_TABLE_ENDPOINT: jobs.tableEndpoint,
       JOBS_BLOB_ENDPOINT: jobs.blobEndpoint,
-      WORKSPACE_PATH: "/volumes/shared",
-      TMPDIR: "/volumes/job-worker/tmp",
+      WORKSPACE_PATH: "/tmp/rehearsal/shared",
+      TMPDIR: "/tmp/rehearsal/job-worker/tmp",
     });
     expect(local.metricsUrl).toBe("http://127.0.0.1:18081/metrics");
     expect(local.differences.join("\n")).toMatch(
