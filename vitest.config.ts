@@ -7,6 +7,7 @@ const long = [
   "test/infra/cli/command.test.ts",
   "test/infra/cli/new-tool.test.ts",
   "test/server/replicas.test.ts",
+  "test/server/worker-process.test.ts",
 ];
 
 // Each file's worker loads the same packages: compiled once. Node reads this when a worker starts.

@@ -107,7 +107,7 @@ interface Served {
   details(): Promise<Record<string, unknown>>;
 }
 
-interface BuildOptions {
+export interface BuildOptions {
   readonly config: Config;
   readonly log: FastifyBaseLogger;
   /** Where decisions against a request are put on record in place of the audit trail, for tests. */
@@ -200,16 +200,7 @@ export async function buildApp(options: BuildOptions): Promise<App> {
   const { services, jobService, ...core } = await buildCore(options);
   const protocol = options.plainOff ? { ...core.protocol, direct: undefined } : core.protocol;
   const { commands, workspaces, runtime } = services;
-  const details = async () => ({
-    commands: { running: commands.running, concurrency: commands.concurrency },
-    jobs: { running: jobService.running },
-    isolation: await commands.isolation.then(
-      ({ facts }) => facts,
-      (error: unknown) => ({ unavailable: error instanceof Error ? error.message : String(error) }),
-    ),
-    workspace: await workspaces.space().catch(() => "unavailable"),
-    sharedStore: { kind: core.shared.store.kind, healthy: core.shared.store.healthy },
-  });
+  const details = () => detailsOf({ services, shared: core.shared, jobService });
   // Beside the callers' own workspaces, which replicas share; the plain one is somebody's, and has nothing of ours in it.
   const leftAnswers =
     options.config.AUTH_MODE === "none" ? undefined : createLeftAnswers(join(workspaces.root, ".answers"));
@@ -217,6 +208,24 @@ export async function buildApp(options: BuildOptions): Promise<App> {
   const listeners = await buildListeners(options, { ...core, protocol, runtime, work, leftAnswers, details });
   listeners.operator.addHook("onClose", () => jobService.close());
   return { ...listeners, services };
+}
+
+/** How the process does, for operators. */
+export async function detailsOf({
+  services: { commands, workspaces },
+  shared,
+  jobService,
+}: Pick<Core, "services" | "shared" | "jobService">): Promise<Record<string, unknown>> {
+  return {
+    commands: { running: commands.running, concurrency: commands.concurrency },
+    jobs: { running: jobService.running },
+    isolation: await commands.isolation.then(
+      ({ facts }) => facts,
+      (error: unknown) => ({ unavailable: error instanceof Error ? error.message : String(error) }),
+    ),
+    workspace: await workspaces.space().catch(() => "unavailable"),
+    sharedStore: { kind: shared.store.kind, healthy: shared.store.healthy },
+  };
 }
 
 /** What runs for callers, and for those who submitted jobs. */
@@ -371,7 +380,7 @@ interface ListenerOptions {
   readonly audit?: Pick<Audit, "decided"> | undefined;
 }
 
-async function listener(
+export async function listener(
   log: FastifyBaseLogger,
   { trustProxy = 0, publicUrl, audit }: ListenerOptions = {},
 ): Promise<FastifyInstance> {

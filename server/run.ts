@@ -11,20 +11,33 @@ import { shutDown } from "./shutdown.ts";
 /** What an entry says of itself, beside the address, in the event that tells that it listens. */
 type Facts = Readonly<Record<string, unknown>>;
 
-/** Runs a server on HTTP as a process, all that an entry does: reads the environment, builds, listens, and ends on SIGTERM or SIGINT. */
+/** What differs between the processes that listen on HTTP. */
+export interface Role {
+  /** Its events are called by it, and so is it in them. */
+  readonly name: "server" | "worker";
+  /** What it is beyond its origin, for those who look for it. */
+  readonly path: string;
+  /** Throws an {@link EnvironmentError}. */
+  parse(env: Readonly<Record<string, string | undefined>>): Config;
+}
+
+const SERVER: Role = { name: "server", path: "/mcp", parse: parseEnvironment };
+
+/** Runs a process that listens on HTTP, all that an entry does: reads the environment, builds, listens, and ends on SIGTERM or SIGINT. */
 export async function run(
   build: (
     config: Config,
     log: Logger,
     stream: LineWriter,
   ) => Promise<{ readonly listeners: Listeners; readonly facts?: Facts }>,
+  role: Role = SERVER,
 ): Promise<void> {
   closeInheritedDescriptors();
-  const config = readConfig();
+  const config = readConfig(role);
   const stream = standardStream(1);
   const log = createLogger(config, stream);
   const fail = (error: unknown): never => {
-    log.fatal({ event: "server.failed", err: error });
+    log.fatal({ event: `${role.name}.failed`, err: error });
     process.exit(1);
   };
   process.on("uncaughtException", fail);
@@ -34,35 +47,41 @@ export async function run(
     process.on("exit", () => listeners.work.killAllNow());
     process.on("exit", () => listeners.audit.push());
     if (config.AUDIT_FILE !== undefined) process.on("SIGHUP", () => listeners.audit.reopen());
-    endOnSignal(listeners, config, log, fail);
+    endOnSignal(listeners, config, log, role, fail);
 
     const metricsUrl = await listen(listeners.operator, config, "METRICS_PORT");
-    const url = `${await listen(listeners.app, config, "PORT")}/mcp`;
+    const url = `${await listen(listeners.app, config, "PORT")}${role.path}`;
     listeners.readiness.start();
     log.info(
-      { event: "server.listening", url, metricsUrl, authentication: config.AUTH_MODE, ...facts },
-      `MCP server listening on ${url}`,
+      { event: `${role.name}.listening`, url, metricsUrl, authentication: config.AUTH_MODE, ...facts },
+      `MCP ${role.name} listening on ${url}`,
     );
   } catch (error) {
     fail(error);
   }
 }
 
-function endOnSignal(listeners: Listeners, config: Config, log: FastifyBaseLogger, fail: (error: unknown) => never) {
+function endOnSignal(
+  listeners: Listeners,
+  config: Config,
+  log: FastifyBaseLogger,
+  { name }: Role,
+  fail: (error: unknown) => never,
+) {
   let ending = false;
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => {
       log.info({ event: "signal.received", signal });
       if (ending) process.exit(1);
       ending = true;
-      shutDown(listeners, config, log).then(() => process.exit(0), fail);
+      shutDown(listeners, config, log, name).then(() => process.exit(0), fail);
     });
   }
 }
 
-function readConfig(): Config {
+function readConfig({ parse }: Role): Config {
   try {
-    return parseEnvironment(process.env);
+    return parse(process.env);
   } catch (error) {
     if (!(error instanceof EnvironmentError)) throw error;
     console.error(error.message);

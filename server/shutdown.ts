@@ -19,17 +19,18 @@ export async function shutDown(
   { app, operator, readiness, mcp, work, audit }: Listeners,
   { SHUTDOWN_GRACE_SECONDS, SHUTDOWN_DRAIN_SECONDS }: Grace,
   log: FastifyBaseLogger,
+  name: "server" | "worker" = "server",
 ): Promise<void> {
   const deadline = performance.now() + SHUTDOWN_GRACE_SECONDS * 1000;
   const finished = work.finish?.(SHUTDOWN_GRACE_SECONDS * 1000);
   readiness.drain();
-  log.info({ event: "server.draining", drainSeconds: SHUTDOWN_DRAIN_SECONDS, graceSeconds: SHUTDOWN_GRACE_SECONDS });
+  log.info({ event: `${name}.draining`, drainSeconds: SHUTDOWN_DRAIN_SECONDS, graceSeconds: SHUTDOWN_GRACE_SECONDS });
   await new Promise((resolve) => setTimeout(resolve, SHUTDOWN_DRAIN_SECONDS * 1000));
 
   const closed = app.close();
   await mcp?.endStreams();
   if (mcp !== undefined && !(await mcp.idle(Math.max(0, deadline - performance.now())))) {
-    log.warn({ event: "server.grace.exceeded", commands: work.running });
+    log.warn({ event: `${name}.grace.exceeded`, commands: work.running });
     work.stopAll();
     if (!(await mcp.idle(LAST_WORDS_MS))) await mcp.abort();
   }
@@ -43,5 +44,5 @@ export async function shutDown(
   // Last, so that the metrics of the end can still be read.
   operator.server.closeAllConnections();
   await operator.close();
-  log.info({ event: "server.stopped" });
+  log.info({ event: `${name}.stopped` });
 }

@@ -27,13 +27,20 @@ export function createReadiness(): Readiness {
   };
 }
 
+interface ProbeOptions {
+  readonly readiness: Readiness;
+  /** Whether what this process cannot do without answers. */
+  answers?(): Promise<boolean>;
+}
+
 /** The probes: open to everyone, so they say whether, and nothing else. */
 export const probes = fastifyPlugin(
-  async (app: FastifyInstance, { readiness }: { readiness: Readiness }) => {
+  async (app: FastifyInstance, { readiness, answers }: ProbeOptions) => {
     const live = async () => ({ status: "ok" });
     const ready = async (_request: unknown, reply: FastifyReply) => {
-      if (readiness.phase !== "ready") reply.code(503);
-      return { status: readiness.phase === "ready" ? "ok" : "unavailable" };
+      const isReady = readiness.phase === "ready" && (answers === undefined || (await answers()));
+      if (!isReady) reply.code(503);
+      return { status: isReady ? "ok" : "unavailable" };
     };
     app.get("/health/live", live);
     app.get("/healthz", live);

@@ -3,6 +3,8 @@ import { expect, it } from "vitest";
 import { createAccess } from "../../server/auth/access.ts";
 import { parseAccessPolicy } from "../../server/auth/roles.ts";
 import { ROLES, type Role } from "../../server/config.ts";
+import { createJobTools } from "../../server/jobs/job-tools.ts";
+import { createCallGate } from "../../server/mcp/call-gate.ts";
 import { prompts } from "../../server/prompts/index.ts";
 import { resourceSources } from "../../server/resources/index.ts";
 import { createFileWatch } from "../../server/services/watch.ts";
@@ -28,6 +30,21 @@ function table(heading: string): string[][] {
 
 const access = createAccess({ tools, policy: parseAccessPolicy(undefined), facetContext: { shell: true } });
 
+const gate = createCallGate({ tools, policy: parseAccessPolicy(undefined), facetContext: { shell: true } });
+const { examine } = createJobTools(tools, gate);
+
+/** The same for what is to be a job: refused where the call would be. */
+function jobCells(tool: string, args: unknown): string[] {
+  return ROLES.map((role) => {
+    try {
+      examine({ subject: "s", method: "entra", tenant: "t", role }, tool, args);
+      return "yes";
+    } catch {
+      return "refused";
+    }
+  });
+}
+
 /** What each role gets for a call, by the decision itself. */
 function cells(name: string, args: unknown): string[] {
   const tool = tools.find((each) => each.name === name);
@@ -46,7 +63,8 @@ it("says of every tool, operation, prompt and resource what each role may", () =
   const expected = new Map<string, string[]>();
   for (const { name, listing } of tools) {
     const { operation } = (listing.inputSchema.properties ?? {}) as { operation?: { enum: string[] } };
-    if (operation === undefined) expected.set(name, cells(name, { command: "ls" }));
+    if (name === "submit_job") expected.set(name, jobCells("execute_command", { command: "ls" }));
+    else if (operation === undefined) expected.set(name, cells(name, { command: "ls" }));
     else
       for (const each of operation.enum) expected.set(`${name} ${each}`, cells(name, { operation: each, path: "a" }));
   }

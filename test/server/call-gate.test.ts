@@ -185,7 +185,7 @@ describe("a call", () => {
       'Unknown tool "execute_command"',
     );
     await expect(call("reader", {}, "nothing")).rejects.toThrow(
-      'Unknown tool "nothing"; there are note, file_operation, system_info.',
+      'Unknown tool "nothing"; there are note, file_operation, system_info, submit_job, get_job, list_jobs, cancel_job.',
     );
     await expect(call("scoped-operator", { text: "ok", change: true })).rejects.toMatchObject({
       code: -32003,

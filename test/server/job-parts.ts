@@ -89,6 +89,7 @@ export function jobParts(behaviours: Behaviours, options: PartsOptions = {}, atE
     jobs,
     metrics,
     events,
+    logger: log,
     rules,
     by,
     /** One more worker; `its` is where it differs, in what it has of store and queue say. */

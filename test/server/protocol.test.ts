@@ -13,6 +13,7 @@ import type { Transport as OlderTransport } from "@modelcontextprotocol/sdk/shar
 import { describe, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { defineTool } from "../../server/tools/define-tool.ts";
+import { tools as ownTools } from "../../server/tools/index.ts";
 import { listening, messageIn, rpc, temporaryDirectory, testApp } from "./running-app.ts";
 import { WebSocketClientTransport, websocketUrl } from "./websocket-client.ts";
 
@@ -89,7 +90,7 @@ describe.each(connections)("%s", (_name, connect, version) => {
     const connection = await connect();
     if (version !== undefined) expect(connection.protocolVersion()).toBe(version);
     const { tools } = await connection.listTools();
-    expect(tools.map((tool) => tool.name)).toEqual(["execute_command", "file_operation", "system_info"]);
+    expect(tools.map((tool) => tool.name)).toEqual(ownTools.map(({ name }) => name));
 
     const file = { path: "notes/hello.txt", content: "Grüße\n" };
     expect(

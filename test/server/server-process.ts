@@ -22,7 +22,7 @@ export function spawnEntry(name: string, env: Record<string, string>, left = 0):
 }
 
 /** Resolves when the server listens, on ports that were free. */
-export async function serverIn(child: ChildProcess): Promise<ServerProcess> {
+export async function serverIn(child: ChildProcess, listens = "server.listening"): Promise<ServerProcess> {
   const events: Event[] = [];
   const waiters = new Map<string, (event: Event) => void>();
   if (child.stdout === null) throw new Error("The server has no output.");
@@ -39,7 +39,7 @@ export async function serverIn(child: ChildProcess): Promise<ServerProcess> {
     const past = events.find((each) => each.event === name);
     return past ? Promise.resolve(past) : new Promise<Event>((resolve) => waiters.set(name, resolve));
   };
-  const listening = await Promise.race([event("server.listening"), exited.then(() => undefined)]);
+  const listening = await Promise.race([event(listens), exited.then(() => undefined)]);
   if (listening === undefined) throw new Error("The server did not start.");
   return { child, url: new URL(String(listening.url)), metricsUrl: String(listening.metricsUrl), event, exited };
 }

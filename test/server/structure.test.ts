@@ -85,7 +85,7 @@ describe("the image", () => {
     expect(compiling).toContain(`setpriv --reuid=${uid} --regid=${gid} `);
     const entries = sources.filter((path) => text(path).startsWith('import "./compile-cache.ts";'));
     expect(entries.toSorted()).toEqual(["main.ts", "serve-stdio.ts", "stdio.ts", "worker.ts"]);
-    for (const entry of entries) expect(compiling).toMatch(new RegExp(`(node |in |")${entry} `));
+    for (const entry of entries) expect(compiling).toMatch(new RegExp(`(node |in |"|\\.ts )${entry} `));
     expect(compiling).toMatch(
       /&& chown -R 0:0 node_modules\/\.cache\b.*&& chmod -R u=rwX,go=rX node_modules\/\.cache$/,
     );

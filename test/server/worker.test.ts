@@ -362,8 +362,10 @@ describe.concurrent("a worker that is lost in the middle", () => {
         expect((await parts.state(job)).reason).toContain("what it has done is not known");
         expect(await parts.queue.deadLetters.list(10)).toMatchObject([{ reason: "lost" }]);
       }
+      // It comes back, and has something to say.
+      store.heal();
       late.open();
-      await lost.stop(0);
+      await expect.poll(() => parts.events.map(({ event }) => event)).toContain("job.fenced");
       expect(await parts.state(job)).toMatchObject(end);
       expect(await parts.store.content(job, resultName(2))).toEqual(
         repeatable ? expect.stringContaining("run 2") : undefined,

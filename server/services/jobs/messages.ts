@@ -17,13 +17,18 @@ export interface MessageVersion {
   readonly readableFrom: number;
   /** What it writes, without the two numbers. */
   readonly write: (ref: JobRef) => object;
-  /** What it reads, as the next version has it; the last one's is what readers get. */
-  readonly read: (body: unknown) => { readonly ok: true; readonly next: unknown } | { readonly ok: false; why: string };
+  /** What it says, and how the next version says the same. */
+  readonly read: (body: unknown) => Understood | { readonly why: string };
+}
+
+interface Understood {
+  readonly said: unknown;
+  upcast(): unknown;
 }
 
 /**
  * @param schema what the version says; what it does not name is ignored.
- * @param upcast its successor's form of it. The last version has none.
+ * @param upcast what the next version writes for the same. The last version has none.
  */
 export function messageVersion<Body>({
   schema,
@@ -40,9 +45,9 @@ export function messageVersion<Body>({
     ...version,
     read(body) {
       const parsed = schema.safeParse(body);
-      if (parsed.success) return { ok: true, next: upcast(parsed.data) };
+      if (parsed.success) return { said: parsed.data, upcast: () => upcast(parsed.data) };
       const [issue] = parsed.error.issues;
-      return { ok: false, why: `${issue?.path.join(".") || "message"}: ${issue?.message}` };
+      return { why: `${issue?.path.join(".") || "message"}: ${issue?.message}` };
     },
   };
 }
@@ -87,13 +92,13 @@ export function messageFormat(versions: readonly [MessageVersion, ...MessageVers
       }
       // A newer one that may be read is read as the newest that is known.
       const known = versions.slice(Math.min(version, newest.version) - oldest);
-      let current: unknown = body;
+      let understood: Understood = { said: undefined, upcast: () => body };
       for (const each of known) {
-        const read = each.read(current);
-        if (!read.ok) return { kind: "malformed", why: `It says to be of version ${version}; ${read.why}.` };
-        current = read.next;
+        const read = each.read(understood.upcast());
+        if ("why" in read) return { kind: "malformed", why: `It says to be of version ${version}; ${read.why}.` };
+        understood = read;
       }
-      const ref = Ref.safeParse(current);
+      const ref = Ref.safeParse(understood.said);
       if (ref.success) return { kind: "job", ref: ref.data };
       const [issue] = ref.error.issues;
       return { kind: "malformed", why: `It names no job; ${issue?.path.join(".") || "message"}: ${issue?.message}.` };

@@ -71,6 +71,7 @@ export function createMemoryQueue({
   const timers = new Set<() => void>();
   const away = new Set<AbortController>();
   let sequences = 0;
+  let dispatching = false;
 
   return {
     kind: "memory",
@@ -149,8 +150,17 @@ export function createMemoryQueue({
     return line;
   }
 
-  /** Gives out what can be given out, the oldest first. */
+  /** Gives out what can be given out, the oldest first; not before whoever sends or receives is done with that. */
   function dispatch(): void {
+    if (dispatching) return;
+    dispatching = true;
+    queueMicrotask(() => {
+      dispatching = false;
+      dispatchNow();
+    });
+  }
+
+  function dispatchNow(): void {
     for (const receiver of receivers) {
       while (receiver.running < receiver.concurrency) {
         const line = nextLine();
@@ -180,7 +190,6 @@ export function createMemoryQueue({
     const settle = (what: () => void) => async () => {
       if (!away.delete(lock)) throw new Error(`Message ${kept.message.id} has been settled, or its lock was lost.`);
       what();
-      dispatch();
     };
     const { id, body, orderKey } = kept.message;
     const delivery: Delivery = {
@@ -194,7 +203,7 @@ export function createMemoryQueue({
       handBack: settle(() => (line.key === undefined ? failed(line, kept) : putBack(line, kept))),
       retry: (newId, delayMs) =>
         settle(() => {
-          if (line.key !== undefined) later(delayMs, () => putBack(line, kept, dispatch));
+          if (line.key !== undefined) later(delayMs, () => putBack(line, kept));
           else later(delayMs, () => isDuplicate(newId) || enqueue({ ...kept.message, id: newId }));
         })(),
       deadLetter: (reason, description) =>
@@ -214,7 +223,6 @@ export function createMemoryQueue({
         if (!away.delete(lock)) return;
         lock.abort(new Error("The queue has taken the message back: it was not settled."));
         failed(line, kept);
-        dispatch();
       });
     }
     dispatch();
@@ -223,13 +231,14 @@ export function createMemoryQueue({
   function free(line: Line): void {
     line.busy = false;
     if (line.key !== undefined && line.messages.length === 0) ordered.delete(line.key);
+    dispatch();
   }
 
-  function putBack(line: Line, kept: Kept, then = () => {}): void {
+  function putBack(line: Line, kept: Kept): void {
     line.busy = false;
     const at = line.messages.findIndex((other) => other.sequence > kept.sequence);
     line.messages.splice(at < 0 ? line.messages.length : at, 0, kept);
-    then();
+    dispatch();
   }
 
   function failed(line: Line, kept: Kept): void {

@@ -1,24 +1,23 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type {
-  ServiceBusClient,
   ServiceBusMessage,
   ServiceBusReceivedMessage,
   ServiceBusReceiver,
   ServiceBusSessionReceiver,
 } from "@azure/service-bus";
 import type { Delivery, Receiving } from "./queue.ts";
-import type { ServiceBusPlace } from "./queue-service-bus.ts";
+import type { Connection, ServiceBusPlace } from "./queue-service-bus.ts";
 import { bodyOf, copyOf } from "./service-bus-message.ts";
 
 /** How long a receiver is left waiting at the broker before it is told again that there is nothing. */
 const WAIT_MS = 60_000;
 /** A session was given to us because it has messages: they come at once, or they are gone. */
 const SESSION_WAIT_MS = 1000;
-const SESSION_NEXT_WAIT_MS = 5;
+const SESSION_NEXT_WAIT_MS = 1;
 /** So long one session is received from, if it goes on, before others get their turn. */
 const SESSION_TURN_MS = 1000;
-/** So long a slot that comes from one of the queues is left to the other, if that has anything. */
-const OTHER_TURN_MS = 100;
+/** So long a slot is kept for a session that had to be given back for want of one. */
+const SESSION_TURN_WAIT_MS = 100;
 /** Sessions that are held for a retry: each is a link that is renewed. */
 const MOST_HELD = 100;
 /** After what the broker could not do. Doubles, up to the last. */
@@ -32,7 +31,8 @@ const LONGEST_DESCRIPTION = 4096;
 
 interface Source {
   readonly place: ServiceBusPlace;
-  readonly connected: () => Promise<ServiceBusClient>;
+  readonly connected: Connection;
+  readonly connectedForSessions: Connection;
   /** To the queue without sessions. */
   readonly send: (message: ServiceBusMessage) => Promise<void>;
   readonly concurrency: number;
@@ -50,7 +50,7 @@ interface Source {
  * since one keeps 2048 deliveries at most counted from its oldest that is not settled, and a long job would block it.
  */
 export function receiveFromServiceBus(source: Source): Receiving {
-  const { place, connected, concurrency, handle, onError } = source;
+  const { place, connected, connectedForSessions, concurrency, handle, onError } = source;
   const waiting = new Set<Waiting>();
   const reservations = new Set<(session: ServiceBusSessionReceiver) => void>();
   const held = new Set<() => void>();
@@ -70,7 +70,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
     let fromSession = false;
     while (!stopped()) {
       try {
-        receiver ??= (await connected()).createReceiver(place.queue, {
+        receiver ??= (await connected.client()).createReceiver(place.queue, {
           receiveMode: "peekLock",
           skipParsingBodyAsJson: true,
           // Renewed here, where it is known when that fails.
@@ -93,22 +93,21 @@ export function receiveFromServiceBus(source: Source): Receiving {
     if (stopped()) return {};
     const slot = new Waiting();
     waiting.add(slot);
-    const turn = setTimeout(() => makeLendable(slot), fromSession ? OTHER_TURN_MS : 0);
     try {
-      const message = await takeOne(receiver, slot.signal);
+      // The other queue's turn: what it has comes before the next session.
+      let message = fromSession ? await takeNow(receiver) : undefined;
+      if (message === undefined) {
+        slot.lendable = true;
+        acceptSessions();
+        message = await takeOne(receiver, slot.signal);
+      }
       if (message !== undefined && stopped()) await receiver.abandonMessage(message);
       else if (message !== undefined) return { message };
       return stopped() ? {} : { session: slot.accept() };
     } finally {
-      clearTimeout(turn);
       slot.refuse();
       waiting.delete(slot);
     }
-  }
-
-  function makeLendable(slot: Waiting): void {
-    slot.lendable = true;
-    acceptSessions();
   }
 
   async function run(receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage): Promise<void> {
@@ -207,7 +206,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
 
   async function acceptOne(): Promise<void> {
     try {
-      const client = await connected();
+      const client = await connectedForSessions.client();
       const options = { skipParsingBodyAsJson: true, maxAutoLockRenewalDurationInMs: 0 };
       const session = await client.acceptNextSession(place.orderedQueue, options);
       if (!(await offer(session))) await session.close();
@@ -240,7 +239,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
         reservations.delete(reserve);
         resolve(session);
       };
-      const timer = setTimeout(reserve, OTHER_TURN_MS);
+      const timer = setTimeout(reserve, SESSION_TURN_WAIT_MS);
       reservations.add(reserve);
       acceptSessions();
     });
@@ -332,9 +331,14 @@ async function takeOne(
     // The client stops listening, and leaves the credit with the broker: what it sent would be lost until its lock ran
     // out. A receive that is over at once takes the credit back, with what came; the client comes from the one to the
     // other in one turn of the event loop, so that nothing arrives in between.
-    const [message] = await receiver.receiveMessages(1, { maxWaitTimeInMs: 1 });
-    return message;
+    return takeNow(receiver);
   }
+}
+
+/** A message that is there. */
+async function takeNow(receiver: ServiceBusReceiver): Promise<ServiceBusReceivedMessage | undefined> {
+  const [message] = await receiver.receiveMessages(1, { maxWaitTimeInMs: 1 });
+  return message;
 }
 
 class ServiceBusDelivery implements Delivery {
@@ -369,24 +373,39 @@ class ServiceBusDelivery implements Delivery {
   }
 
   async complete(): Promise<void> {
-    await this.#receiver.completeMessage(this.#message);
+    await this.#unlessLost(() => this.#receiver.completeMessage(this.#message));
     this.#out();
   }
 
   async handBack(): Promise<void> {
-    await this.#back.handBack();
+    await this.#unlessLost(() => this.#back.handBack());
     if (this.orderKey === undefined) this.#lock.end();
   }
 
   async retry(id: string, delayMs: number): Promise<void> {
-    await this.#back.retry(id, delayMs);
+    await this.#unlessLost(() => this.#back.retry(id, delayMs));
     if (this.orderKey === undefined) this.#lock.end();
   }
 
   async deadLetter(reason: string, description: string): Promise<void> {
     const deadLetterErrorDescription = description.slice(0, LONGEST_DESCRIPTION);
-    await this.#receiver.deadLetterMessage(this.#message, { deadLetterReason: reason, deadLetterErrorDescription });
+    const why = { deadLetterReason: reason, deadLetterErrorDescription };
+    await this.#unlessLost(() => this.#receiver.deadLetterMessage(this.#message, why));
     this.#out();
+  }
+
+  /** Does not wait for the end of a settlement that was cut off: that may take a minute, and be in vain. */
+  async #unlessLost(settle: () => Promise<void>): Promise<void> {
+    const { lost } = this;
+    lost.throwIfAborted();
+    const end = Promise.withResolvers<never>();
+    const onLost = () => end.reject(lost.reason);
+    lost.addEventListener("abort", onLost);
+    try {
+      await Promise.race([settle(), end.promise]);
+    } finally {
+      lost.removeEventListener("abort", onLost);
+    }
   }
 
   #out(): void {

@@ -1,4 +1,5 @@
 import type {
+  RetryOptions,
   ServiceBusClient,
   ServiceBusMessage,
   ServiceBusReceivedMessage,
@@ -21,17 +22,22 @@ export interface ServiceBusPlace {
 }
 
 /**
- * Few and soon: who sends notes what it owes and sends it again, and receiving begins anew for ever. A try takes as long
- * as a request for a session is left with the broker.
+ * Few and soon: who sends notes what it owes and sends it again, and receiving begins anew for ever. When a connection is
+ * cut, the client leaves what was under way to its time-out.
  */
-const RETRIES = { maxRetries: 2, retryDelayInMs: 500, timeoutInMs: 30_000 };
+const RETRIES = { maxRetries: 2, retryDelayInMs: 500, timeoutInMs: 5000 };
+
+/**
+ * The time-out is how long a request for a session is left with the broker, before it is made again. Less than the minute
+ * after which the client would take it for lost.
+ */
+const SESSION_RETRIES = { ...RETRIES, timeoutInMs: 50_000 };
 
 const CHECK_TIMEOUT_MS = 5000;
 
-/** Dead letters looked at at once. */
+/** Dead letters asked for at once, and how long the broker is given to come up with them. */
 const BATCH = 100;
-/** How long the broker is given to come up with a dead letter that is there. */
-const TAKE_WAIT_MS = 1000;
+const BATCH_WAIT_MS = 1000;
 
 /** Tells the ordered queue's dead letters from the other's, which counts its own. */
 const ORDERED = "ordered-";
@@ -41,17 +47,11 @@ const ORDERED = "ordered-";
  * asked for something, and opens it anew whenever it is lost.
  */
 export function createServiceBusQueue(place: ServiceBusPlace): JobQueue {
-  let connection: Promise<ServiceBusClient> | undefined;
-  const connected = () => {
-    connection ??= connect(place).catch((error) => {
-      connection = undefined;
-      throw error;
-    });
-    return connection;
-  };
+  const connected = connectOnce(place, RETRIES);
+  const connectedForSessions = connectOnce(place, SESSION_RETRIES);
   const senders = new Map<string, ReturnType<ServiceBusClient["createSender"]>>();
   const senderOf = async (queue: string) => {
-    const client = await connected();
+    const client = await connected.client();
     const sender = senders.get(queue) ?? client.createSender(queue);
     senders.set(queue, sender);
     return sender;
@@ -68,6 +68,7 @@ export function createServiceBusQueue(place: ServiceBusPlace): JobQueue {
       const receiving = receiveFromServiceBus({
         place,
         connected,
+        connectedForSessions,
         send: (each) => send(place.queue, each),
         ...options,
       });
@@ -83,19 +84,40 @@ export function createServiceBusQueue(place: ServiceBusPlace): JobQueue {
     },
     async close() {
       await Promise.all(receivings.map((each) => each.stop()));
-      await (await connection)?.close();
+      await Promise.all([connected.close(), connectedForSessions.close()]);
+    },
+  };
+}
+
+/** A connection that is opened when it is first asked for. */
+export interface Connection {
+  client(): Promise<ServiceBusClient>;
+  close(): Promise<void>;
+}
+
+function connectOnce(place: ServiceBusPlace, retryOptions: RetryOptions): Connection {
+  let opened: Promise<ServiceBusClient> | undefined;
+  return {
+    client() {
+      opened ??= connect(place, retryOptions).catch((error) => {
+        opened = undefined;
+        throw error;
+      });
+      return opened;
+    },
+    async close() {
+      await (await opened)?.close();
     },
   };
 }
 
 /** Loaded when it is needed: a server without a queue does without its memory. */
-async function connect({ host, credential }: ServiceBusPlace): Promise<ServiceBusClient> {
+async function connect({ host, credential }: ServiceBusPlace, retryOptions: RetryOptions): Promise<ServiceBusClient> {
   const { ServiceBusClient } = await import("@azure/service-bus");
-  const options = { retryOptions: RETRIES };
-  if (credential === "entra") return new ServiceBusClient(host, await azureCredential(), options);
+  if (credential === "entra") return new ServiceBusClient(host, await azureCredential(), { retryOptions });
   // The emulator's own, which is no secret: "Test locally by using the Service Bus emulator". It takes any key.
   const key = "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE";
-  return new ServiceBusClient(`Endpoint=sb://${host};${key};UseDevelopmentEmulator=true;`, options);
+  return new ServiceBusClient(`Endpoint=sb://${host};${key};UseDevelopmentEmulator=true;`, { retryOptions });
 }
 
 /** Operators look at dead letters now and then: each time with a connection of its own, that is closed afterwards. */
@@ -104,7 +126,7 @@ function createDeadLetters(
   send: (queue: string, message: ServiceBusMessage) => Promise<void>,
 ): DeadLetters {
   async function withReceiver<Result>(queue: string, use: (receiver: ServiceBusReceiver) => Promise<Result>) {
-    const client = await connect(place);
+    const client = await connect(place, RETRIES);
     try {
       const options = { subQueueType: "deadLetter", receiveMode: "peekLock", skipParsingBodyAsJson: true } as const;
       return await use(client.createReceiver(queue, options));
@@ -113,36 +135,47 @@ function createDeadLetters(
     }
   }
 
-  async function peek(queue: string, prefix: string, limit: number): Promise<DeadLetter[]> {
+  async function peek(
+    receiver: ServiceBusReceiver,
+    enough: (letters: readonly ServiceBusReceivedMessage[]) => boolean,
+  ) {
+    const messages: ServiceBusReceivedMessage[] = [];
+    while (!enough(messages)) {
+      // Goes on after the last one of before. The broker may give fewer than there are, but not none.
+      const more = await receiver.peekMessages(BATCH);
+      if (more.length === 0) break;
+      messages.push(...more);
+    }
+    return messages;
+  }
+
+  function list(queue: string, prefix: string, limit: number): Promise<DeadLetter[]> {
     return withReceiver(queue, async (receiver) => {
-      const letters: DeadLetter[] = [];
-      while (letters.length < limit) {
-        // Goes on after the last one of before. The broker may give fewer than there are, but not none.
-        const messages = await receiver.peekMessages(Math.min(limit - letters.length, BATCH));
-        if (messages.length === 0) break;
-        letters.push(...messages.map((message) => toDeadLetter(message, prefix)));
-      }
-      return letters;
+      const messages = await peek(receiver, ({ length }) => length >= limit);
+      return messages.map((message) => toDeadLetter(message, prefix));
     });
   }
 
   /**
-   * Service Bus gives out messages in order, and none by its number: takes them all until that one comes, and puts the
-   * others back by going away, at the latest when their locks run out.
+   * Service Bus gives out messages in order, and none by its number: takes all up to that one, and puts back the others.
    */
-  async function take(name: string, then: (message: ServiceBusReceivedMessage, queue: string) => Promise<void>) {
+  function take(name: string, then: (message: ServiceBusReceivedMessage, queue: string) => Promise<void>) {
     const isOrdered = name.startsWith(ORDERED);
     const queue = isOrdered ? place.orderedQueue : place.queue;
     const sequence = isOrdered ? name.slice(ORDERED.length) : name;
+    const isIt = ({ sequenceNumber }: ServiceBusReceivedMessage) => sequenceNumber?.toString() === sequence;
     return withReceiver(queue, async (receiver) => {
+      // Tells at once what is not there, and how many to ask for: the client waits for as many as it was asked for.
+      const before = (await peek(receiver, (messages) => messages.some(isIt))).findIndex(isIt);
+      if (before < 0) return false;
       const others: ServiceBusReceivedMessage[] = [];
       let found: ServiceBusReceivedMessage | undefined;
       while (found === undefined) {
-        // One by one: for a batch that is not full, the client waits a second for more.
-        const [message] = await receiver.receiveMessages(1, { maxWaitTimeInMs: TAKE_WAIT_MS });
-        if (message === undefined) break;
-        if (message.sequenceNumber?.toString() === sequence) found = message;
-        else others.push(message);
+        const most = Math.min(Math.max(before + 1 - others.length, 1), BATCH);
+        const messages = await receiver.receiveMessages(most, { maxWaitTimeInMs: BATCH_WAIT_MS });
+        if (messages.length === 0) break;
+        found = messages.find(isIt);
+        others.push(...messages.filter((message) => message !== found));
       }
       try {
         if (found === undefined) return false;
@@ -157,7 +190,7 @@ function createDeadLetters(
 
   return {
     async list(limit) {
-      const letters = await Promise.all([peek(place.queue, "", limit), peek(place.orderedQueue, ORDERED, limit)]);
+      const letters = await Promise.all([list(place.queue, "", limit), list(place.orderedQueue, ORDERED, limit)]);
       return letters
         .flat()
         .sort((a, b) => a.enqueuedAt.localeCompare(b.enqueuedAt))

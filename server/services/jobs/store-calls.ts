@@ -31,8 +31,24 @@ const Failure = z.object({
   response: z.object({ headers: z.custom<{ get(name: string): string | undefined }>() }).optional().catch(undefined),
 });
 
+/** A row or blob is not there; a table or container that is not there is another matter. */
+export function isGone(error: unknown): boolean {
+  const { status, code } = refusalOf(error);
+  return status === 404 && code !== "TableNotFound" && code !== "ContainerNotFound";
+}
+
+/** A row is there already. */
+export function isThere(error: unknown): boolean {
+  return refusalOf(error).code === "EntityAlreadyExists";
+}
+
+/** A row is not as the condition has it. */
+export function isChanged(error: unknown): boolean {
+  return refusalOf(error).status === 412;
+}
+
 /** The status that a storage service refused with, and the name it has for the reason. */
-export function refusalOf(error: unknown): {
+function refusalOf(error: unknown): {
   readonly status?: number | undefined;
   readonly code?: string | undefined;
 } {

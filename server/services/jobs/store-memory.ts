@@ -1,6 +1,6 @@
 import { FINAL_STATES, JOB_ID, type Job, type JobRef, type LoggedEvent } from "./job.ts";
-import { InvalidCursor, JobConflict, type JobStore, type StoredJob } from "./store.ts";
-import { assertContentName, assertRef } from "./store-rows.ts";
+import { assertNext, conflict, InvalidCursor, type JobStore, type StoredJob } from "./store.ts";
+import { assertContentName, assertRef, textOf } from "./store-rows.ts";
 
 /** Jobs that are kept, and the length of what they were given and gave together, in UTF-16 code units: 128 MiB. */
 const MOST_JOBS = 10_000;
@@ -74,6 +74,7 @@ export function createMemoryStore(now: () => number = Date.now): JobStore {
 
     async insert(job, event) {
       assertRef(job);
+      for (const value of [job, event]) textOf(job, value);
       const name = nameOf(job);
       if (jobs.has(name) || (job.idempotencyKey !== undefined && keyed(job) !== undefined)) return false;
       makeRoom(() => jobs.size < MOST_JOBS);
@@ -93,14 +94,11 @@ export function createMemoryStore(now: () => number = Date.now): JobStore {
     },
 
     async update(before, job, events, { owed = false } = {}) {
-      if (job.version !== before.job.version + events.length) {
-        throw new RangeError(
-          `Job ${job.id} is at version ${job.version} after ${events.length} events on ${before.job.version}.`,
-        );
-      }
+      assertNext(before.job, job, events);
+      for (const value of [job, ...events]) textOf(job, value);
       const kept = jobs.get(nameOf(job));
       if (kept?.stored.etag !== before.etag) {
-        throw new JobConflict(`Job ${job.id} is not as it was at version ${before.job.version}.`);
+        throw conflict(before.job);
       }
       kept.stored = stamp(job);
       events.forEach((event, at) => void kept.events.push({ ...copy(job), seq: before.job.version + at + 1, event }));

@@ -19,6 +19,12 @@ import { UnreadableJob } from "./store.ts";
  *   .partitions           the tenants' partitions, for those who look at all of them
  */
 
+/**
+ * What a property of a row may hold, in UTF-16 code units: 64 KiB, and "about 32 K characters or less" ("Understanding
+ * the Table service data model").
+ */
+export const PROPERTY_LENGTH = 30_000;
+
 /** What may be a partition: no character that keys must not have, nor the dot of this store's own. */
 const PARTITION = /^[0-9a-z][0-9a-z_-]{0,127}$/;
 const CONTENT_NAME = /^[0-9a-z][0-9a-z-]{0,63}$/;
@@ -55,6 +61,9 @@ export const owedKey = ({ partition, id }: JobRef) => ({
 });
 export const blobName = ({ partition, id }: JobRef, name: string) => `${partition}/${id}/${name}`;
 
+/** The id in a key of that kind. */
+export const idIn = (kind: string, rowKey: string) => rowKey.slice(kind.length).split("-", 1)[0] ?? "";
+
 /** Row keys after `from` and before `to`. */
 export interface KeyRange {
   readonly from: string;
@@ -83,10 +92,20 @@ export function assertContentName(name: string): void {
   throw new RangeError(`Content is named by up to 64 small letters, digits and dashes, not ${JSON.stringify(name)}.`);
 }
 
+/** As a row has it. Throws a {@link RangeError} for what is too long for one; content has a place of its own. */
+export function textOf({ id }: JobRef, value: Job | JobEvent): string {
+  const text = JSON.stringify(value);
+  if (text.length <= PROPERTY_LENGTH) return text;
+  const what = "type" in value ? `What happened to job ${id} (${value.type})` : `Job ${id}`;
+  throw new RangeError(
+    `${what} takes ${text.length} characters, and a row has room for ${PROPERTY_LENGTH}: shorten its texts.`,
+  );
+}
+
 /** `write` is of one change of the row: who has lost the answer to its own finds out whether it was done. */
 export function jobRow(job: Job, write: string) {
   const { partition, id, state, version } = job;
-  return { partitionKey: partition, rowKey: jobKey(id), state, version, write, job: JSON.stringify(job) };
+  return { partitionKey: partition, rowKey: jobKey(id), state, version, write, job: textOf(job, job) };
 }
 
 /** Written with the job's row, and like it. */
@@ -99,9 +118,10 @@ export function keyRow({ partition, id, owner, idempotencyKey: key }: Job) {
   return key === undefined ? undefined : { partitionKey: partition, rowKey: idempotencyKey(owner, key), id };
 }
 
-export function eventRow({ partition, id }: JobRef, seq: number, event: JobEvent, write: string) {
+export function eventRow(ref: JobRef, seq: number, event: JobEvent, write: string) {
   const { type, at } = event;
-  return { partitionKey: partition, rowKey: eventKey(id, seq), seq, type, at, write, event: JSON.stringify(event) };
+  const keys = { partitionKey: ref.partition, rowKey: eventKey(ref.id, seq) };
+  return { ...keys, seq, type, at, write, event: textOf(ref, event) };
 }
 
 const json = <T extends z.ZodType>(schema: T) =>
@@ -120,12 +140,17 @@ const json = <T extends z.ZodType>(schema: T) =>
 // Loose: what a newer server keeps in a job goes on being kept when an older one writes it.
 const JobRow = z.object({ job: json(JobSchema.loose()) });
 /** What is known of a row whatever has become of the job in it. */
-export const RowVersion = z.object({ version: z.number().int().catch(0), write: z.string().catch("") });
+const RowVersion = z.object({ version: z.number().int().catch(0) });
 export const EventRow = z.object({ seq: z.number().int(), event: json(JobEventSchema) });
 
 export const KeyRow = z.object({ id: z.string() });
 export const OwedRow = z.object({ partition: z.string(), id: z.string() });
 export const ContentRow = z.object({ short: z.boolean(), text: z.string(), blob: z.string().optional() });
+
+/** Version of the job in a row, 0 when there is none to be seen. */
+export function versionIn(row: unknown): number {
+  return RowVersion.parse(row).version;
+}
 
 /** The job in a row; undefined when it is none. */
 export function jobIn(row: unknown): Job | undefined {

@@ -15,6 +15,18 @@ export class JobConflict extends Error {
   override readonly name = "JobConflict";
 }
 
+export function conflict({ id, version }: Job): JobConflict {
+  return new JobConflict(`Job ${id} is not as it was at version ${version}.`);
+}
+
+/** Throws a {@link RangeError} for a job that those events do not make. */
+export function assertNext(before: Job, job: Job, events: readonly JobEvent[]): void {
+  if (job.version === before.version + events.length) return;
+  throw new RangeError(
+    `Job ${job.id} is at version ${job.version}, and ${events.length} events after ${before.version} make another.`,
+  );
+}
+
 /** What is in a job's row is not a job, since somebody changed it by hand. */
 export class UnreadableJob extends Error {
   override readonly name = "UnreadableJob";

@@ -1,0 +1,90 @@
+import type { JobRef } from "./job.ts";
+import { JobConflict } from "./store.ts";
+import { isThere } from "./store-calls.ts";
+import { jobKey, keysOf, OWED, OwedRow, owedKey } from "./store-rows.ts";
+import type { JobTable } from "./store-table.ts";
+
+/** Messages that are owed to the queue, so that a crash between a change of a job and its message loses nothing. */
+export interface Debts {
+  /** Makes a change of the job, whose message is owed if it was made; undefined says that it was not. */
+  around<T>(ref: JobRef, change: () => Promise<T | undefined>): Promise<T | undefined>;
+  /** See {@link JobStore}. */
+  sent(ref: JobRef): Promise<void>;
+  owed(olderThanMs: number): AsyncGenerator<JobRef>;
+}
+
+/** A debt without a job is of a submission that came to nothing, once it is older than any call may take. */
+const ORPHAN_MS = 10 * 60_000;
+/** Debts known by their ETag; beyond it the oldest are looked up again. */
+const MOST_KNOWN = 10_000;
+
+/**
+ * Debts are rows in partitions of their own, so that they are found without looking at jobs: see `store-rows.ts`. Each is
+ * removed as it was known, by its ETag, and not one that somebody has noted since.
+ */
+export function createDebts(table: JobTable): Debts {
+  const known = new Map<string, string>();
+
+  const keep = (ref: JobRef, etag: string) => {
+    const { rowKey } = owedKey(ref);
+    known.delete(rowKey);
+    known.set(rowKey, etag);
+    for (const oldest of known.keys()) {
+      if (known.size <= MOST_KNOWN) break;
+      known.delete(oldest);
+    }
+  };
+  const forgive = async (ref: JobRef, etag: string) => {
+    const { partitionKey, rowKey } = owedKey(ref);
+    if (known.get(rowKey) === etag) known.delete(rowKey);
+    await table.remove(partitionKey, rowKey, etag);
+  };
+  /** `first`: there was none before. */
+  const note = async (ref: JobRef): Promise<{ readonly etag: string; readonly first: boolean }> => {
+    const row = { ...owedKey(ref), partition: ref.partition, id: ref.id };
+    try {
+      return { etag: await table.create(row), first: true };
+    } catch (error) {
+      if (!isThere(error)) throw error;
+      // Written anew: who has noted it before, and then finds that the job is another's, leaves it.
+      return { etag: await table.put(row, "Replace"), first: false };
+    }
+  };
+
+  return {
+    async around(ref, change) {
+      // First the debt: a crash leaves one without a job, which is dropped below, and never a job that nobody runs.
+      const { etag, first } = await note(ref);
+      keep(ref, etag);
+      const undo = () => (first ? forgive(ref, etag) : undefined);
+      try {
+        const changed = await change();
+        if (changed === undefined) await undo();
+        return changed;
+      } catch (error) {
+        // Of any other failure nobody knows whether the change was made.
+        if (error instanceof JobConflict) await undo();
+        throw error;
+      }
+    },
+
+    async sent(ref) {
+      const { partitionKey, rowKey } = owedKey(ref);
+      const etag = known.get(rowKey) ?? (await table.rowOf(partitionKey, rowKey))?.etag;
+      if (etag !== undefined) await forgive(ref, etag);
+    },
+
+    async *owed(olderThanMs) {
+      for (const partitionKey of OWED) {
+        for await (const row of table.rowsIn(partitionKey, keysOf(""))) {
+          const ref = OwedRow.safeParse(row).data;
+          const age = table.clock.now() - Date.parse(row.timestamp ?? "");
+          if (ref === undefined || age <= olderThanMs) continue;
+          keep(ref, row.etag);
+          if ((await table.rowOf(ref.partition, jobKey(ref.id))) !== undefined) yield ref;
+          else if (age > ORPHAN_MS) await forgive(ref, row.etag);
+        }
+      }
+    },
+  };
+}
