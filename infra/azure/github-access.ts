@@ -37,6 +37,7 @@ const ASSIGNED: readonly RoleName[] = [
   "network-contributor",
   "service-bus-data-receiver",
   "service-bus-data-sender",
+  "storage-blob-data-contributor",
   "storage-table-data-contributor",
 ];
 

@@ -8,7 +8,7 @@ import {
 } from "@pulumi/azure-native/storage/index.js";
 import { ComponentResource, type ComponentResourceOptions, interpolate, type Output } from "@pulumi/pulumi";
 import { storageName } from "../naming.ts";
-import type { ManagementPlanes, Settings } from "../settings.ts";
+import type { Settings } from "../settings.ts";
 import type { Network } from "./network.ts";
 import type { Principal } from "./principal.ts";
 import { onceReachable, PrivateEndpoint } from "./private-endpoint.ts";
@@ -80,8 +80,7 @@ export class Storage extends ComponentResource {
       sku: { name: args.settings.cluster.zones.length > 0 ? "Standard_ZRS" : "Standard_LRS" },
       accessTier: "Hot",
       enableHttpsTrafficOnly: true,
-      // What deletes blobs after their time is one of Azure's trusted services; the rules below would keep it out.
-      bypass: "AzureServices",
+      ...jobAccess(args),
     });
     this.#table = this.#createTable(jobs);
     this.#container = this.#createContainer(jobs);
@@ -109,13 +108,14 @@ export class Storage extends ComponentResource {
    * who reaches the subnet's way in may mount, and nobody else.
    */
   #createWorkspace(): WorkspaceShare {
-    const { site, settings } = this.#args;
+    const { site, settings, network } = this.#args;
     const account = this.#createAccount("wsp", {
       kind: "FileStorage",
       sku: { name: settings.cluster.zones.length > 0 ? "Premium_ZRS" : "Premium_LRS" },
       // NFS has no TLS of its own, and Azure refuses to mount while this is on. Packets stay within the network.
       enableHttpsTrafficOnly: false,
-      bypass: "None",
+      // Who reaches it may mount it. The share itself is created through the management plane.
+      ...nodesAlone(network, "None"),
     });
     const share = new FileShare(
       `${this.#name}-workspace`,
@@ -140,14 +140,9 @@ export class Storage extends ComponentResource {
 
   #createAccount(
     purpose: "job" | "wsp",
-    {
-      bypass,
-      ...args
-    }: Pick<StorageAccountArgs, "kind" | "sku" | "accessTier" | "enableHttpsTrafficOnly"> & {
-      readonly bypass: "None" | "AzureServices";
-    },
+    args: Pick<StorageAccountArgs, "kind" | "sku" | "accessTier" | "enableHttpsTrafficOnly"> & NetworkAccess,
   ): StorageAccount {
-    const { site, network, settings } = this.#args;
+    const { site } = this.#args;
     return new StorageAccount(
       `${this.#name}-${purpose}`,
       {
@@ -157,7 +152,6 @@ export class Storage extends ComponentResource {
         tags: site.tags,
         ...args,
         ...ENTRA_ONLY,
-        ...networkAccess(network, bypass, purpose === "job" ? settings.managementPlanes : undefined),
       },
       { parent: this, protect: site.protect },
     );
@@ -228,37 +222,47 @@ export class Storage extends ComponentResource {
   }
 }
 
-/**
- * Who reaches an account: the cluster, and with `planes` those who operate the stack (`mcp-aks jobs`), as they reach the
- * vault. With private endpoints all of them come from inside. Being let through is not being let in: it takes a role.
- */
-function networkAccess(
-  { privateLink, nodeSubnetId }: StorageArgs["network"],
-  bypass: "None" | "AzureServices",
-  planes: ManagementPlanes | undefined,
-): Pick<StorageAccountArgs, "publicNetworkAccess" | "networkRuleSet"> {
-  const closed = { defaultAction: "Deny" as const, bypass, ipRules: [], virtualNetworkRules: [] };
-  if (privateLink) return { publicNetworkAccess: "Disabled", networkRuleSet: closed };
-  if (planes?.access === "public") {
-    return { publicNetworkAccess: "Enabled", networkRuleSet: { ...closed, defaultAction: "Allow" } };
-  }
+type NetworkAccess = Required<Pick<StorageAccountArgs, "publicNetworkAccess" | "networkRuleSet">>;
+type Bypass = "None" | "AzureServices";
+
+/** Nobody but the cluster's nodes: by their subnet, or by private endpoints. */
+function nodesAlone(network: StorageArgs["network"], bypass: Bypass, ranges: readonly string[] = []): NetworkAccess {
   return {
-    publicNetworkAccess: "Enabled",
+    publicNetworkAccess: network.privateLink ? "Disabled" : "Enabled",
     networkRuleSet: {
-      ...closed,
-      ipRules: planes?.access === "ranges" ? planes.ranges.flatMap(storageRules) : [],
-      virtualNetworkRules: [{ virtualNetworkResourceId: nodeSubnetId, action: "Allow" }],
+      defaultAction: "Deny",
+      bypass,
+      ipRules: network.privateLink
+        ? []
+        : ranges.flatMap(storageRanges).map((iPAddressOrRange) => ({ action: "Allow", iPAddressOrRange })),
+      virtualNetworkRules: network.privateLink
+        ? []
+        : [{ virtualNetworkResourceId: network.nodeSubnetId, action: "Allow" }],
     },
   };
 }
 
-/** Storage takes /31 and /32 as addresses only (Microsoft, "Create an IP network rule for Azure Storage"). */
-function storageRules(range: string): { iPAddressOrRange: string; action: "Allow" }[] {
-  const [address = "", prefix] = range.split("/");
-  const rule = (iPAddressOrRange: string) => ({ iPAddressOrRange, action: "Allow" as const });
-  if (prefix === undefined || prefix === "32") return [rule(address)];
-  if (prefix !== "31") return [rule(range)];
-  const bytes = address.split(".").map(Number);
-  const last = bytes.pop() ?? 0;
-  return [last & ~1, last | 1].map((end) => rule([...bytes, end].join(".")));
+/**
+ * Who reaches the state of jobs: the nodes, and whoever operates the stack (`mcp-aks jobs`), from where the settings say
+ * that it is managed. Being let through is not being let in: every caller still needs a role.
+ */
+function jobAccess({ settings: { managementPlanes }, network }: StorageArgs): NetworkAccess {
+  // What deletes blobs after their time is one of Azure's trusted services; the rules would keep it out.
+  const bypass = "AzureServices";
+  if (network.privateLink || managementPlanes.access !== "public") {
+    return nodesAlone(network, bypass, managementPlanes.access === "ranges" ? managementPlanes.ranges : []);
+  }
+  return {
+    publicNetworkAccess: "Enabled",
+    networkRuleSet: { defaultAction: "Allow", bypass, ipRules: [], virtualNetworkRules: [] },
+  };
+}
+
+/** Storage takes no /31 and no /32 ("Configure Azure Storage firewalls"): one address or two stand by themselves. */
+function storageRanges(range: string): string[] {
+  const [address = "", bits] = range.split("/");
+  if (bits === "32") return [address];
+  if (bits !== "31") return [range];
+  const last = address.lastIndexOf(".") + 1;
+  return [address, `${address.slice(0, last)}${Number(address.slice(last)) + 1}`];
 }

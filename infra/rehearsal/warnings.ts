@@ -53,7 +53,7 @@ function accessWarnings(cluster: Properties): string[] {
   }
   return ranges.length === 0
     ? [
-        "the API server, the registry and the vault can be reached from anywhere (roles still decide who may do what); mcp:authorizedRanges narrows that",
+        "the API server, the registry, the vault and the jobs' state can be reached from anywhere (roles still decide who may do what); mcp:authorizedRanges narrows that",
       ]
     : [];
 }

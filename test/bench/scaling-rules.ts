@@ -9,6 +9,8 @@ export interface Scenario {
   /** Jobs in the queue at the beginning, and how long each runs. */
   readonly jobs: number;
   readonly jobSeconds: number;
+  /** From their submission to their end, at the longest. Jobs that are late run all the same here, to say how late. */
+  readonly deadlineSeconds: number;
   /** minReplicaCount and maxReplicaCount. */
   readonly workers: { readonly min: number; readonly max: number };
   readonly jobsPerWorker: number;
@@ -25,6 +27,8 @@ export interface Scenario {
 export interface Outcome {
   readonly firstJobSeconds: number;
   readonly drainedSeconds: number;
+  /** Jobs that ended before their deadline. */
+  readonly inTime: number;
   readonly mostWorkers: number;
   /** When there were so many for the first time. */
   readonly mostWorkersSeconds: number;
@@ -80,6 +84,7 @@ export function simulate(scenario: Scenario): Outcome {
   let drained: number | undefined;
   let most = { workers: 0, at: 0 };
   let mostNodes = 0;
+  let inTime = 0;
   let workerSeconds = 0;
   let nodeSeconds = 0;
 
@@ -107,6 +112,7 @@ export function simulate(scenario: Scenario): Outcome {
       while (waiting > 0 && canTake(worker, now, scenario)) {
         worker.jobs.push(now + scenario.jobSeconds);
         waiting -= 1;
+        if (now + scenario.jobSeconds <= scenario.deadlineSeconds) inTime += 1;
         firstJob ??= now;
       }
     }
@@ -120,6 +126,7 @@ export function simulate(scenario: Scenario): Outcome {
       return {
         firstJobSeconds: firstJob ?? 0,
         drainedSeconds: drained,
+        inTime,
         mostWorkers: most.workers,
         mostWorkersSeconds: most.at,
         moreNodes: mostNodes,

@@ -85,6 +85,13 @@ describe("plan prod --json holds what the stack is made of", () => {
     ["the Service", "core/v1:Service", ["mcp-server"]],
     ["a disruption budget", ":PodDisruptionBudget", ["mcp-server"]],
     ["a scaler", ":ScaledObject", ['"maxReplicaCount":20']],
+    ["the workers' Deployment", ":Deployment", ["job-worker", "worker.ts", '"readOnlyRootFilesystem":true']],
+    ["the workers' scaler", ":ScaledObject", ["mcp-jobs-ordered", '"messageCount":"5"', '"fallback"']],
+    ["KEDA's way to the queues", ":TriggerAuthentication", ["azure-workload"]],
+    ["a quota for each", ":ResourceQuota", ["PriorityClass"]],
+    ["a priority below the server's", ":PriorityClass", ['"value":-1']],
+    ["a monitor of workers", ":PodMonitor", ["job-worker", "/metrics"]],
+    ["an alert to dead letters", "monitor:MetricAlert", ["DeadletteredMessages"]],
     ["a monitor", ":ServiceMonitor", ["/metrics"]],
     ["a route to the server", ":HTTPRoute", ["backendRefs"]],
     ["network policies", ":NetworkPolicy", ["mcp-system"]],
@@ -98,7 +105,7 @@ describe("plan prod --json holds what the stack is made of", () => {
     const groups = planned("network:PrivateEndpoint").map(({ inputs }) => {
       return /"groupIds":\["(\w+)"\]/.exec(JSON.stringify(inputs))?.[1];
     });
-    expect(groups.toSorted()).toEqual(["file", "namespace", "redisEnterprise", "registry", "table", "vault"]);
+    expect(groups.toSorted()).toEqual(["blob", "file", "namespace", "redisEnterprise", "registry", "table", "vault"]);
   });
 
   test("logs of cluster, vault, registry and Service Bus flow into the workspace", () => {

@@ -37,6 +37,7 @@ describe.each(STACKS)("the secrets of stack %s", (stack) => {
     const withKey = WITH_KEY.includes(stack);
     expect([...secrets.keys()].toSorted()).toEqual([
       "Secret grafana-admin, admin-password",
+      "Secret job-worker, APPLICATIONINSIGHTS_CONNECTION_STRING",
       ...(withKey ? ["Secret mcp-server, API_KEY_HASHES"] : []),
       "Secret mcp-server, APPLICATIONINSIGHTS_CONNECTION_STRING",
       "vault secret grafana-admin-password",

@@ -13,6 +13,7 @@ test("docs/scaling.md has the figures that `npm run bench:scaling` prints today"
 const SCENARIO: Scenario = {
   jobs: 100,
   jobSeconds: 30,
+  deadlineSeconds: 3600,
   workers: { min: 0, max: 20 },
   jobsPerWorker: 5,
   pollingSeconds: 15,
@@ -64,7 +65,13 @@ describe("the simulation", () => {
   });
 
   test("runs each job once: workers' time is enough for all, and no faster than all at once", () => {
-    const { drainedSeconds } = simulate({ ...SCENARIO, jobs: 10_000, workers: { min: 20, max: 20 } });
+    const { drainedSeconds, inTime } = simulate({ ...SCENARIO, jobs: 10_000, workers: { min: 20, max: 20 } });
     expect(drainedSeconds).toBe((10_000 / 100) * 30);
+    expect(inTime).toBe(10_000);
+  });
+
+  test("counts who is late: what cannot end within the deadline", () => {
+    const { inTime } = simulate({ ...SCENARIO, deadlineSeconds: 300, jobs: 10_000, workers: { min: 20, max: 20 } });
+    expect(inTime).toBe((300 / 30) * 100);
   });
 });

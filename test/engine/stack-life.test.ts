@@ -13,7 +13,8 @@ const PUBLISHED_IMAGE = `ghcr.io/example/mcp-server@sha256:${"5f".repeat(32)}`;
 /** What holds something that no second `up` brings back. */
 const PROTECTED = [
   ...["audit-copy", "audit-table", "cache", "entra-api", "entra-ide"],
-  ...["jobs", "jobs-queue", "registry", "storage-job", "storage-jobs", "storage-workspace", "storage-wsp"],
+  ...["jobs", "jobs-ordered-queue", "jobs-queue", "registry"],
+  ...["storage-job", "storage-job-blobs", "storage-jobs", "storage-workspace", "storage-wsp"],
   ...["telemetry-workspace", "vault"],
 ];
 

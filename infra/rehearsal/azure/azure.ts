@@ -2,11 +2,11 @@ import { azureError, type Fault } from "../cloud-error.ts";
 import type { CloudRequest, Created } from "../cloud-request.ts";
 import { at, hexOf, isProperties, type Properties, textAt, textMapAt } from "../values.ts";
 import { armId, parseArmId, resourceGroupId, sameId } from "./arm-id.ts";
-import { deafPolicy } from "./data.ts";
 import { DEPLOYER } from "./deployer.ts";
 import { deafExport, lockOver } from "./log-ingestion.ts";
 import type { AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
 import { BUILT_IN_ROLES } from "./roles.ts";
+import { deafPolicy } from "./storage.ts";
 import { AZURE_TYPES } from "./types.ts";
 
 /** What stands in Azure before the stack does. */

@@ -56,6 +56,52 @@ function subscription(): FakeCloud {
   return cloud;
 }
 
+/** A rule for the blobs of an account. */
+const lifecycle = (definition: Properties) =>
+  azure("storage:ManagementPolicy", {
+    accountName: "stjobs",
+    managementPolicyName: "default",
+    policy: {
+      rules: [
+        {
+          name: "old",
+          type: "Lifecycle",
+          definition: {
+            filters: { blobTypes: ["blockBlob"], prefixMatch: ["jobs/"] },
+            actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: 30 } } },
+            ...definition,
+          },
+        },
+      ],
+    },
+  });
+
+/** An alert to what the namespace counts. */
+const metricAlert = (criterion: Properties, alert: Properties = {}) =>
+  azure("monitor:MetricAlert", {
+    ruleName: "ma-test",
+    location: "global",
+    severity: 2,
+    enabled: true,
+    scopes: [BUS],
+    evaluationFrequency: "PT5M",
+    windowSize: "PT15M",
+    criteria: {
+      odataType: "Microsoft.Azure.Monitor.SingleResourceMultipleMetricCriteria",
+      allOf: [
+        {
+          name: "dead-letters",
+          metricName: "DeadletteredMessages",
+          timeAggregation: "Maximum",
+          operator: "GreaterThan",
+          threshold: 0,
+          ...criterion,
+        },
+      ],
+    },
+    ...alert,
+  });
+
 /** The least that a table, the way into it and an export of it have. */
 const LINES = [
   { name: "TimeGenerated", type: "datetime" },
@@ -482,6 +528,42 @@ const REFUSALS: readonly Case[] = [
     ],
   ],
   [
+    "an account open to a range of one address",
+    azure("storage:StorageAccount", {
+      accountName: "stone",
+      kind: "StorageV2",
+      sku: { name: "Standard_LRS" },
+      networkRuleSet: { defaultAction: "Deny", ipRules: [{ action: "Allow", iPAddressOrRange: "20.30.40.50/32" }] },
+    }),
+    "prefixes /31 and /32 are not supported",
+  ],
+  [
+    "a container in capitals",
+    azure("storage:BlobContainer", { accountName: "stjobs", containerName: "Jobs" }),
+    "A container's name has 3 to 63 lower-case letters",
+  ],
+  [
+    "a container among premium files",
+    azure("storage:BlobContainer", { accountName: "stfiles", containerName: "jobs" }),
+    "Blob is not supported for the account",
+  ],
+  [
+    "a container open to everyone",
+    azure("storage:BlobContainer", { accountName: "stjobs", containerName: "jobs", publicAccess: "Blob" }),
+    "PublicAccessNotPermitted: Public access is not permitted on this storage account",
+  ],
+  ["a lifecycle that does nothing", lifecycle({ actions: { baseBlob: {} } }), "Rule 'old' has no action"],
+  [
+    "a lifecycle without days",
+    lifecycle({ actions: { baseBlob: { delete: {} } } }),
+    "Action 'delete' of rule 'old' needs a condition",
+  ],
+  [
+    "a lifecycle of page blobs",
+    lifecycle({ filters: { blobTypes: ["pageBlob"] } }),
+    "names a blob type other than blockBlob and appendBlob",
+  ],
+  [
     "NFS open to the internet",
     share({}, "stopen"),
     "can be mounted from a virtual network only",
@@ -542,6 +624,23 @@ const REFUSALS: readonly Case[] = [
     diagnostics(REGISTRY, { metrics: [{ category: "Transaction" }] }),
     "Metric category 'Transaction' is not supported.",
   ],
+  [
+    "an alert to a metric that the type lacks",
+    metricAlert({ metricName: "DeadLetterMessages" }),
+    "couldn't find a metric named 'DeadLetterMessages' of Microsoft.ServiceBus/namespaces",
+  ],
+  [
+    "an alert to the sum of what is a level",
+    metricAlert({ timeAggregation: "Total" }),
+    "the metric has no aggregation 'Total'",
+  ],
+  [
+    "an alert by a dimension that the metric lacks",
+    metricAlert({ dimensions: [{ name: "QueueName", operator: "Include", values: ["jobs"] }] }),
+    "the metric has no dimension 'QueueName'",
+  ],
+  ["an alert in a region", metricAlert({}, { location: "eastus2" }), "location must be 'global', not 'eastus2'"],
+  ["an alert that looks at less than it waits", metricAlert({}, { windowSize: "PT1M" }), "windowSize no shorter"],
   [
     "logs to nowhere",
     diagnostics(REGISTRY, { workspaceId: undefined }),

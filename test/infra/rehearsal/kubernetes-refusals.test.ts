@@ -264,6 +264,58 @@ const REFUSALS: readonly Case[] = [
     [KEDA],
   ],
   [
+    "a trigger of a queue in no namespace",
+    changed(scaled, "spec.triggers.0", {
+      type: "azure-servicebus",
+      metadata: { queueName: "jobs" },
+      authenticationRef: { name: "queue" },
+    }),
+    "namespace is required when using pod identity",
+    [KEDA],
+  ],
+  [
+    "a trigger of no queue",
+    changed(scaled, "spec.triggers.0", {
+      type: "azure-servicebus",
+      metadata: { namespace: "sbns" },
+      authenticationRef: { name: "queue" },
+    }),
+    "give either queueName or topicName with subscriptionName",
+    [KEDA],
+  ],
+  [
+    "a trigger that aims at no number",
+    changed(scaled, "spec.triggers.0", {
+      type: "azure-servicebus",
+      metadata: { namespace: "sbns", queueName: "jobs", messageCount: "many" },
+      authenticationRef: { name: "queue" },
+    }),
+    'messageCount "many" is no number',
+    [KEDA],
+  ],
+  [
+    "a priority above the cluster's own",
+    object("scheduling.k8s.io/v1:PriorityClass", "high", { value: 1_000_000_001 }, { namespace: undefined }),
+    "maximum allowed value of a user defined priority is 1000000000",
+  ],
+  [
+    "a quota by priority of what has none",
+    object("core/v1:ResourceQuota", "web", {
+      spec: {
+        hard: { services: "1" },
+        scopeSelector: { matchExpressions: [{ scopeName: "PriorityClass", operator: "In", values: ["web"] }] },
+      },
+    }),
+    "unsupported scope applied to resource services",
+  ],
+  [
+    "containers that get more by default than they may have",
+    object("core/v1:LimitRange", "web", {
+      spec: { limits: [{ type: "Container", default: { memory: "2Gi" }, max: { memory: "1Gi" } }] },
+    }),
+    "spec.limits[0].max[memory]: Invalid value",
+  ],
+  [
     "a pod that may become root",
     changed(deployment, `${CONTAINER}.securityContext`, {}),
     'is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (container "web" must set securityContext.allowPrivilegeEscalation=false), unrestricted capabilities (container "web" must set securityContext.capabilities.drop=["ALL"]), runAsNonRoot != true (pod or container "web" must set securityContext.runAsNonRoot=true), seccompProfile (pod or container "web" must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost")',
@@ -354,7 +406,11 @@ describe("once everything is there, a scaler", () => {
       .map(({ name, message }) => `${name}: ${message}`);
 
   test("whose authentication is gone is found", () => {
-    const byQueue = { type: "azure-servicebus", metadata: {}, authenticationRef: { name: "queue" } };
+    const byQueue = {
+      type: "azure-servicebus",
+      metadata: { namespace: "sbns", topicName: "jobs", subscriptionName: "all" },
+      authenticationRef: { name: "queue" },
+    };
     const queued = changed(scaled, "spec.triggers", [byQueue]);
     expect(faults(deployment, queued).join()).toContain('TriggerAuthentication.keda.sh "queue" not found');
     expect(faults(deployment, queued, authentication).join()).not.toContain("not found:");

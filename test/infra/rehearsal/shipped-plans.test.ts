@@ -29,6 +29,7 @@ const VARIANTS = {
     domain: "mcp.example.com",
     image: `ghcr.io/a/b@sha256:${"a".repeat(64)}`,
     workspace: "emptyDir",
+    workers: "none",
     replicas: "1",
   },
 } as const;

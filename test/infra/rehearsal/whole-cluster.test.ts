@@ -9,6 +9,10 @@ const change = (type: string, path: string, value: unknown, name?: string): Chan
 });
 const SERVER = "spec.template.spec.containers.0";
 
+const ofServer = (path: string, value: unknown) => change("Deployment", path, value, "mcp-server");
+const ofWorker = (path: string, value: unknown) => change("Deployment", path, value, "job-worker");
+const WORKERS_SCALER = "job-worker-scaling";
+
 type Case = readonly [what: string, changes: readonly Change[], sentence: string | RegExp];
 
 /** Each breaks the shipped stack in one place, as a careless edit of the program would. */
@@ -21,11 +25,7 @@ const BROKEN: readonly Case[] = [
   ["a pod that reads a Secret that is gone", [drop("Secret", "mcp-server")], 'Error: secret "mcp-server" not found'],
   [
     "a variable from a key that is not there",
-    [
-      change("Deployment", `${SERVER}.env`, [
-        { name: "X", valueFrom: { configMapKeyRef: { name: "mcp-server", key: "GONE" } } },
-      ]),
-    ],
+    [ofServer(`${SERVER}.env`, [{ name: "X", valueFrom: { configMapKeyRef: { name: "mcp-server", key: "GONE" } } }])],
     "Error: couldn't find key GONE in ConfigMap mcp-system/mcp-server",
   ],
   [
@@ -57,7 +57,7 @@ const BROKEN: readonly Case[] = [
   ],
   [
     "a probe of a port that is not there",
-    [change("Deployment", `${SERVER}.readinessProbe.httpGet.port`, "https")],
+    [ofServer(`${SERVER}.readinessProbe.httpGet.port`, "https")],
     'readinessProbe asks port "https", and the container has none of that name or number',
   ],
   [
@@ -188,7 +188,7 @@ const BROKEN: readonly Case[] = [
   ],
   [
     "pods that do not ask for their identity",
-    [change("Deployment", "spec.template.metadata.labels", { "app.kubernetes.io/name": "mcp-server" })],
+    [ofServer("spec.template.metadata.labels", { "app.kubernetes.io/name": "mcp-server" })],
     'its pods lack the label azure.workload.identity/use: "true"',
   ],
   [
@@ -220,6 +220,55 @@ const BROKEN: readonly Case[] = [
     "an image pushed without the right to",
     [drop("RoleAssignment", "deployer-acr-push-registry")],
     "denied: requested access to the resource is denied",
+  ],
+  [
+    "pods of a priority that nobody made",
+    [drop("PriorityClass", "job-worker")],
+    "pods are forbidden: no PriorityClass with name job-worker was found",
+  ],
+  [
+    "a quota that lets in fewer workers than may be asked for",
+    [change("ResourceQuota", "spec.hard.pods", "2", "job-worker")],
+    "pods are forbidden: exceeded quota: job-worker, limited: pods=2, and 3 pods need more",
+  ],
+  [
+    "workers that outgrow their quota",
+    [ofWorker(`${SERVER}.resources.requests.cpu`, "1900m")],
+    "exceeded quota: job-worker, limited: requests.cpu=2000m",
+  ],
+  [
+    "a container larger than its namespace permits",
+    [ofWorker(`${SERVER}.resources.limits.memory`, "8Gi")],
+    "maximum memory usage per Container is 4Gi, but limit is 8Gi",
+  ],
+  [
+    "a quota of a limit that pods do not name",
+    [
+      drop("LimitRange"),
+      change("ResourceQuota", "spec.hard", { "limits.cpu": "100" }, "mcp-server"),
+      ofServer(`${SERVER}.resources.limits.cpu`, undefined),
+    ],
+    "failed quota: mcp-server: must specify limits.cpu for: mcp-server",
+  ],
+  [
+    "a scaler by a queue that is not there",
+    [change("ScaledObject", "spec.triggers.1.metadata.queueName", "gone", WORKERS_SCALER)],
+    'error getting queue length: there is no queue "gone" in the namespace',
+  ],
+  [
+    "a scaler by a queue that KEDA may not read",
+    [drop("RoleAssignment", "keda-queue-reader-ordered-queue")],
+    "error getting queue length: 401 Unauthorized: id-mcp-dev-keda has no role on mcp-jobs-ordered that reads it",
+  ],
+  [
+    "a monitor of workers by a port that they do not have",
+    [change("PodMonitor", "spec.podMetricsEndpoints.0.port", "prom", "job-worker-metrics")],
+    'scrapes port "prom", and the pods it selects have none of that name',
+  ],
+  [
+    "a rule about old blobs that the account keeps out",
+    [change("StorageAccount", "networkRuleSet.bypass", "None", "storage-job")],
+    "admits no Azure services (networkRuleSet.bypass), so its lifecycle rules do nothing",
   ],
 ];
 
@@ -265,24 +314,27 @@ describe("a shipped stack that is broken in one place", () => {
   });
 
   test("two autoscalers of one Deployment, and a number that is fixed beside them", async () => {
-    const faults = await faultsAfter("staging", change("Deployment", "spec.replicas", 2));
+    const faults = await faultsAfter("staging", ofServer("spec.replicas", 2));
     expect(faults.join("\n")).toContain("sets spec.replicas, which ScaledObject mcp-system/mcp-server decides");
   });
 
   test("an autoscaler without target", async () => {
-    const faults = await faultsAfter("staging", change("ScaledObject", "spec.scaleTargetRef.name", "gone"));
+    const faults = await faultsAfter(
+      "staging",
+      change("ScaledObject", "spec.scaleTargetRef.name", "gone", "mcp-server-scaling"),
+    );
     expect(faults.join("\n")).toContain('deployments.apps "gone" not found: the scaler has no target');
   });
 
   test("an autoscaler by CPU of pods that ask for none", async () => {
-    const faults = await faultsAfter("staging", change("Deployment", `${SERVER}.resources.requests.cpu`, undefined));
+    const faults = await faultsAfter("staging", ofServer(`${SERVER}.resources.requests.cpu`, undefined));
     expect(faults.join("\n")).toContain("has a cpu trigger but the container");
   });
 
   test("a budget of nobody's pods", async () => {
     const faults = await faultsAfter(
       "staging",
-      change("PodDisruptionBudget", "spec.selector.matchLabels", { app: "gone" }),
+      change("PodDisruptionBudget", "spec.selector.matchLabels", { app: "gone" }, "mcp-server"),
     );
     expect(faults.join("\n")).toContain("NoPods: No matching pods found");
   });
