@@ -14,6 +14,8 @@ export interface RunningWorkload {
   lastLines(): string;
   /** Asks it to end (SIGTERM) and waits; kills it when the grace is over. Safe to call more than once. */
   stop(): Promise<Ending>;
+  /** Ends it now: nobody wants to know what becomes of it. */
+  kill(): Promise<Ending>;
 }
 
 export interface Ending {
@@ -76,6 +78,11 @@ export async function startWorkload(local: LocalWorkload, graceSeconds: number):
     stop: () => {
       stopping ??= stop();
       return stopping;
+    },
+    kill: () => {
+      killed ||= child.exitCode === null && child.signalCode === null;
+      kill(child);
+      return ended;
     },
   };
 }

@@ -88,6 +88,8 @@ async function rehearse(stack: string, { check, port }: Options, terminal: Termi
   };
   process.once("exit", leaveNothing);
   const started: Started[] = [];
+  // A worker with a job would otherwise be waited for as long as its pod's grace is.
+  let end = ({ running }: Started) => running.kill();
   let emulators: JobEmulators | undefined;
   try {
     emulators = worker && (await startJobEmulators(plan, worker.environment));
@@ -136,9 +138,10 @@ async function rehearse(stack: string, { check, port }: Options, terminal: Termi
       credentialOf(identity).value,
     );
     tellHowToConnect(state, credentialOf(identity).kind, terminal);
+    end = ({ running }) => running.stop();
     await serve(started, signals.first, terminal);
   } finally {
-    await Promise.all(started.map(({ running }) => running.stop()));
+    await Promise.all(started.map(end));
     await emulators?.close();
     await identity.close();
     if (!check) await forgetRehearsal(plan.stack);
