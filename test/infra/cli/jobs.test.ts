@@ -1,7 +1,9 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { spawn } from "node:child_process";
+import { mkdir, mkdtemp, realpath, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { delimiter, join } from "node:path";
+import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { CHECKOUT } from "../../../infra/cli/checkout.ts";
 import { runProgram } from "../../../infra/cli/program.ts";
 import { announceRehearsal } from "../../../infra/cli/rehearsal-state.ts";
 import { Azurite } from "../../../infra/rehearsal/azurite.ts";
@@ -12,8 +14,10 @@ import type { JobQueue } from "../../../server/services/jobs/queue.ts";
 import { createServiceBusQueue } from "../../../server/services/jobs/queue-service-bus.ts";
 import type { JobStore } from "../../../server/services/jobs/store.ts";
 import { createAzureStore } from "../../../server/services/jobs/store-azure.ts";
+import { startAzureServices } from "../../server/azure-services.ts";
 import { submitted } from "../../server/job-histories.ts";
 import { recordingTerminal } from "./recording-terminal.ts";
+import { temporaryDirectory } from "./server-process.ts";
 
 const [QUEUE, ORDERED, TABLE, CONTAINER] = ["mcp-jobs", "mcp-jobs-ordered", "jobs", "jobs"];
 const MINUTE = 60_000;
@@ -335,6 +339,45 @@ describe("jobs replay", () => {
     expect(await stateOf(wrong)).toMatchObject({ state: "dead", reason: REASON });
     const again = await jobs("replay", "--since", "1h", "--dry-run");
     expect([again.code, again.text]).toEqual([0, expect.stringContaining("all are as their events say")]);
+  });
+});
+
+describe("a deployed stack's jobs", () => {
+  test("that Azure refuses to show are told with the roles that they take, and from where", async () => {
+    const ends: (() => Promise<void>)[] = [];
+    onTestFinished(async () => {
+      for (const end of ends) await end();
+    });
+    const here = await realpath(await temporaryDirectory((end) => ends.push(end)));
+    const azure = await startAzureServices(here);
+    ends.unshift(() => azure.close());
+    azure.onRequest = () => 403;
+    const outputs = {
+      jobs: {
+        serviceBus: "sb-mcp-dev-x7k2p.servicebus.windows.net",
+        queue: QUEUE,
+        orderedQueue: ORDERED,
+        tableEndpoint: azure.tableEndpoint,
+        tableName: TABLE,
+        blobEndpoint: azure.tableEndpoint,
+        blobContainer: CONTAINER,
+        from: "the office",
+      },
+    };
+    const bin = join(here, "bin");
+    await mkdir(bin);
+    await writeFile(join(bin, "pulumi"), `#!/bin/sh\necho '${JSON.stringify(outputs)}'\n`, { mode: 0o755 });
+    const person = await azure.personEnv();
+    const child = spawn(process.execPath, [join(CHECKOUT, "infra/cli/main.ts"), "jobs", "list", "--deployed"], {
+      env: { HOME: here, ...person, PATH: bin + delimiter + person.PATH },
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    const text = await child.stderr.setEncoding("utf8").toArray();
+    expect(text.join("")).toMatch(
+      /cannot be reached: .*\nIt takes the roles Azure Service Bus Data Receiver.*the office/,
+    );
+    expect(text.join("")).not.toMatch(/token-of|\n\s+at /);
+    expect(azure.requests).toEqual(["GET /jobs()"]);
   });
 });
 
