@@ -176,7 +176,7 @@ describe.concurrent.each([
     expect,
     onTestFinished,
   }) => {
-    const queue = await create({ onTestFinished });
+    const queue = await create({ onTestFinished }, { lockMs: 10_000 });
     const keys = ["x", "y", "z"];
     for (let n = 0; n < 6; n += 1)
       await sendAll(

@@ -9,6 +9,16 @@ import type { Delivery, Receiving } from "./queue.ts";
 import type { Connection, ServiceBusPlace } from "./queue-service-bus.ts";
 import { bodyOf, copyOf } from "./service-bus-message.ts";
 
+/** How long a request for a session is left waiting at the broker. A few frames each time. */
+export const SESSION_REQUEST_MS = 15_000;
+/**
+ * How long the client may take, beyond that or to open a link. Of what is cut off while it proves itself it says nothing
+ * for a minute.
+ */
+const OPEN_MS = 5000;
+/** Tries to settle, as long as the lock holds. */
+const SETTLE_TRIES = 3;
+const SETTLE_AGAIN_MS = 300;
 /** How long a receiver is left waiting at the broker before it is told again that there is nothing. */
 const WAIT_MS = 60_000;
 /** A session was given to us because it has messages: they come at once, or they are gone. */
@@ -31,8 +41,7 @@ const LONGEST_DESCRIPTION = 4096;
 
 interface Source {
   readonly place: ServiceBusPlace;
-  readonly connected: Connection;
-  readonly connectedForSessions: Connection;
+  readonly connection: Connection;
   /** To the queue without sessions. */
   readonly send: (message: ServiceBusMessage) => Promise<void>;
   readonly concurrency: number;
@@ -50,7 +59,7 @@ interface Source {
  * since one keeps 2048 deliveries at most counted from its oldest that is not settled, and a long job would block it.
  */
 export function receiveFromServiceBus(source: Source): Receiving {
-  const { place, connected, connectedForSessions, concurrency, handle, onError } = source;
+  const { place, connection, concurrency, handle, onError } = source;
   const waiting = new Set<Waiting>();
   const reservations = new Set<(session: ServiceBusSessionReceiver) => void>();
   const held = new Set<() => void>();
@@ -61,41 +70,47 @@ export function receiveFromServiceBus(source: Source): Receiving {
   let owedToSessions = false;
   let backoff: Promise<void> | undefined;
   let failures = 0;
+  let giveUpRequest: ((error: unknown) => void) | undefined;
 
   for (let slot = 0; slot < concurrency; slot += 1) void work();
   return { stop };
 
   async function work(): Promise<void> {
     let receiver: ServiceBusReceiver | undefined;
-    let fromSession = false;
+    let lookFirst = true;
     while (!stopped()) {
       try {
-        receiver ??= (await connected.client()).createReceiver(place.queue, {
+        receiver ??= (await connection.client()).createReceiver(place.queue, {
           receiveMode: "peekLock",
           skipParsingBodyAsJson: true,
           // Renewed here, where it is known when that fails.
           maxAutoLockRenewalDurationInMs: 0,
         });
         const reserved = owedToSessions ? await sessionInTurn() : undefined;
-        const next: Work = reserved === undefined ? await nextWork(receiver, fromSession) : { session: reserved };
+        const next: Work = reserved === undefined ? await nextWork(receiver, lookFirst) : { session: reserved };
         failures = 0;
-        fromSession = next.session !== undefined;
+        lookFirst = next.session !== undefined;
         if (next.session !== undefined) await serve(next.session);
         if (next.message !== undefined) await run(receiver, next.message);
       } catch (error) {
+        if (error instanceof LinkNotOpened) {
+          receiver?.close().catch(() => {});
+          receiver = undefined;
+        }
+        lookFirst = true;
         await recover(error);
       }
     }
   }
 
   /** A message, or a session that this slot was lent to; neither, if there was none for long. */
-  async function nextWork(receiver: ServiceBusReceiver, fromSession: boolean): Promise<Work> {
+  async function nextWork(receiver: ServiceBusReceiver, lookFirst: boolean): Promise<Work> {
     if (stopped()) return {};
     const slot = new Waiting();
     waiting.add(slot);
     try {
-      // The other queue's turn: what it has comes before the next session.
-      let message = fromSession ? await takeNow(receiver) : undefined;
+      // After a session it is the other queue's turn: what it has comes before the next. And a new link is opened so.
+      let message = lookFirst ? await takeNowOrFail(receiver) : undefined;
       if (message === undefined) {
         slot.lendable = true;
         acceptSessions();
@@ -159,11 +174,10 @@ export function receiveFromServiceBus(source: Source): Receiving {
         return;
       }
     } catch (error) {
-      lock.end();
-      await session.close();
+      release(session, lock);
       throw error;
     }
-    await release(session, lock);
+    release(session, lock);
   }
 
   async function handled(delivery: Delivery): Promise<void> {
@@ -174,9 +188,9 @@ export function receiveFromServiceBus(source: Source): Receiving {
     }
   }
 
-  async function release(session: ServiceBusSessionReceiver, lock: Lock): Promise<void> {
+  function release(session: ServiceBusSessionReceiver, lock: Lock): void {
     lock.end();
-    await session.close();
+    giveBack(session);
   }
 
   /** Keeps others from what comes after a message that is to be tried again later. Takes no slot. */
@@ -185,7 +199,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
       clearTimeout(timer);
       lock.lost.removeEventListener("abort", end);
       held.delete(end);
-      release(session, lock).catch(onError);
+      release(session, lock);
       acceptSessions();
     };
     const timer = setTimeout(end, delayMs);
@@ -205,15 +219,34 @@ export function receiveFromServiceBus(source: Source): Receiving {
   }
 
   async function acceptOne(): Promise<void> {
+    const since = performance.now();
     try {
-      const client = await connectedForSessions.client();
+      const client = await connection.client();
       const options = { skipParsingBodyAsJson: true, maxAutoLockRenewalDurationInMs: 0 };
-      const session = await client.acceptNextSession(place.orderedQueue, options);
-      if (!(await offer(session))) await session.close();
+      const session = await unlessGivenUp(client.acceptNextSession(place.orderedQueue, options));
+      if (!(await offer(session))) giveBack(session);
     } catch (error) {
-      // Nobody wrote to any session for as long as was asked.
-      if (NO_SESSION.has(codeOf(error))) return;
+      // Nobody wrote to any session for as long as was asked. Said at once, it would be asked for without end.
+      const waitedMs = performance.now() - since;
+      if (NO_SESSION.has(codeOf(error)) && waitedMs > SESSION_REQUEST_MS / 2) return;
       await recover(error);
+    }
+  }
+
+  /** A request that something has happened to is made anew; what comes of it all the same is given back. */
+  async function unlessGivenUp(request: Promise<ServiceBusSessionReceiver>): Promise<ServiceBusSessionReceiver> {
+    const givenUp = Promise.withResolvers<never>();
+    giveUpRequest = givenUp.reject;
+    const late = new Error(`Service Bus did not answer a request for a session within ${SESSION_REQUEST_MS} ms.`);
+    const timer = setTimeout(() => givenUp.reject(late), SESSION_REQUEST_MS + OPEN_MS);
+    try {
+      return await Promise.race([request, givenUp.promise]);
+    } catch (error) {
+      request.then(giveBack, () => {});
+      throw error;
+    } finally {
+      giveUpRequest = undefined;
+      clearTimeout(timer);
     }
   }
 
@@ -248,6 +281,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
   /** One of those that failed says so, and all wait. */
   function recover(error: unknown): Promise<void> {
     if (stopped()) return Promise.resolve();
+    giveUpRequest?.(error);
     backoff ??= (async () => {
       onError(error);
       const longest = Math.min(FIRST_BACKOFF_MS * 2 ** failures, LAST_BACKOFF_MS);
@@ -318,6 +352,11 @@ class Waiting {
   }
 }
 
+/** Does not wait for it, which takes a minute if the connection was cut; then the session's lock runs out instead. */
+function giveBack(session: ServiceBusSessionReceiver): void {
+  session.close().catch(() => {});
+}
+
 /** A message, or none once the signal says so. */
 async function takeOne(
   receiver: ServiceBusReceiver,
@@ -332,6 +371,27 @@ async function takeOne(
     // out. A receive that is over at once takes the credit back, with what came; the client comes from the one to the
     // other in one turn of the event loop, so that nothing arrives in between.
     return takeNow(receiver);
+  }
+}
+
+/** The client is stuck in what was cut off: only another receiver gets a link. */
+class LinkNotOpened extends Error {
+  override readonly name = "LinkNotOpened";
+}
+
+/** A message that is there, on a link that may have to be opened first. */
+async function takeNowOrFail(receiver: ServiceBusReceiver): Promise<ServiceBusReceivedMessage | undefined> {
+  const taken = takeNow(receiver);
+  const late = Promise.withResolvers<never>();
+  const error = new LinkNotOpened(`Service Bus did not open a link within ${OPEN_MS} ms.`);
+  const timer = setTimeout(() => late.reject(error), OPEN_MS);
+  try {
+    return await Promise.race([taken, late.promise]);
+  } catch (failure) {
+    taken.then((message) => message && receiver.abandonMessage(message)).catch(() => {});
+    throw failure;
+  } finally {
+    clearTimeout(timer);
   }
 }
 
@@ -394,17 +454,32 @@ class ServiceBusDelivery implements Delivery {
     this.#out();
   }
 
-  /** Does not wait for the end of a settlement that was cut off: that may take a minute, and be in vain. */
+  /**
+   * Tries again what was cut off, and does not wait for its end when the lock is lost: that may take a minute, and be in
+   * vain.
+   */
   async #unlessLost(settle: () => Promise<void>): Promise<void> {
     const { lost } = this;
-    lost.throwIfAborted();
     const end = Promise.withResolvers<never>();
     const onLost = () => end.reject(lost.reason);
+    lost.throwIfAborted();
     lost.addEventListener("abort", onLost);
     try {
-      await Promise.race([settle(), end.promise]);
+      await Promise.race([repeat(settle), end.promise]);
     } finally {
       lost.removeEventListener("abort", onLost);
+    }
+
+    async function repeat(step: () => Promise<void>): Promise<void> {
+      for (let tries = 1; ; tries += 1) {
+        try {
+          return await step();
+        } catch (error) {
+          const mayPass = error instanceof Error && "retryable" in error && error.retryable === true;
+          if (!mayPass || tries === SETTLE_TRIES || lost.aborted) throw error;
+          await delay(SETTLE_AGAIN_MS);
+        }
+      }
     }
   }
 

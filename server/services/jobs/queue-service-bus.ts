@@ -1,3 +1,4 @@
+import { setTimeout as delay } from "node:timers/promises";
 import type {
   RetryOptions,
   ServiceBusClient,
@@ -7,7 +8,7 @@ import type {
 } from "@azure/service-bus";
 import { azureCredential } from "../azure-credential.ts";
 import type { DeadLetter, DeadLetters, JobQueue, Receiving } from "./queue.ts";
-import { receiveFromServiceBus } from "./queue-service-bus-receiving.ts";
+import { receiveFromServiceBus, SESSION_REQUEST_MS } from "./queue-service-bus-receiving.ts";
 import { bodyOf, copyOf, toServiceBus } from "./service-bus-message.ts";
 
 /** Where the queues are, and how to prove who asks. */
@@ -22,16 +23,19 @@ export interface ServiceBusPlace {
 }
 
 /**
- * Few and soon: who sends notes what it owes and sends it again, and receiving begins anew for ever. When a connection is
- * cut, the client leaves what was under way to its time-out.
+ * Few and soon: who sends notes what it owes, and sends it again. When a connection is cut, the client leaves what was
+ * under way to its time-out.
  */
-const RETRIES = { maxRetries: 2, retryDelayInMs: 500, timeoutInMs: 5000 };
+const SENDING = { maxRetries: 2, retryDelayInMs: 500, timeoutInMs: 5000 };
 
 /**
- * The time-out is how long a request for a session is left with the broker, before it is made again. Less than the minute
- * after which the client would take it for lost.
+ * Receiving begins anew by itself, and has to hear of each fault for that. The time-out is also how long a request for a
+ * session is left with the broker before it is made again.
  */
-const SESSION_RETRIES = { ...RETRIES, timeoutInMs: 50_000 };
+const RECEIVING = { maxRetries: 0, timeoutInMs: SESSION_REQUEST_MS };
+
+/** The client waits for a minute for whatever was cut off, also when it is closed. Nobody else does. */
+const CLOSE_TIMEOUT_MS = 5000;
 
 const CHECK_TIMEOUT_MS = 5000;
 
@@ -47,11 +51,11 @@ const ORDERED = "ordered-";
  * asked for something, and opens it anew whenever it is lost.
  */
 export function createServiceBusQueue(place: ServiceBusPlace): JobQueue {
-  const connected = connectOnce(place, RETRIES);
-  const connectedForSessions = connectOnce(place, SESSION_RETRIES);
+  const sending = connectOnce(place, SENDING);
+  const receiving = connectOnce(place, RECEIVING);
   const senders = new Map<string, ReturnType<ServiceBusClient["createSender"]>>();
   const senderOf = async (queue: string) => {
-    const client = await connected.client();
+    const client = await sending.client();
     const sender = senders.get(queue) ?? client.createSender(queue);
     senders.set(queue, sender);
     return sender;
@@ -65,15 +69,14 @@ export function createServiceBusQueue(place: ServiceBusPlace): JobQueue {
       await send(message.orderKey === undefined ? place.queue : place.orderedQueue, toServiceBus(message));
     },
     receive(options) {
-      const receiving = receiveFromServiceBus({
+      const started = receiveFromServiceBus({
         place,
-        connected,
-        connectedForSessions,
+        connection: receiving,
         send: (each) => send(place.queue, each),
         ...options,
       });
-      receivings.push(receiving);
-      return receiving;
+      receivings.push(started);
+      return started;
     },
     deadLetters: createDeadLetters(place, send),
     async check() {
@@ -84,7 +87,7 @@ export function createServiceBusQueue(place: ServiceBusPlace): JobQueue {
     },
     async close() {
       await Promise.all(receivings.map((each) => each.stop()));
-      await Promise.all([connected.close(), connectedForSessions.close()]);
+      await Promise.all([sending.close(), receiving.close()]);
     },
   };
 }
@@ -106,7 +109,12 @@ function connectOnce(place: ServiceBusPlace, retryOptions: RetryOptions): Connec
       return opened;
     },
     async close() {
-      await (await opened)?.close();
+      const client = await opened;
+      if (client === undefined) return;
+      const enough = new AbortController();
+      const tooLong = delay(CLOSE_TIMEOUT_MS, undefined, { signal: enough.signal }).catch(() => {});
+      await Promise.race([client.close(), tooLong]);
+      enough.abort();
     },
   };
 }
@@ -126,7 +134,7 @@ function createDeadLetters(
   send: (queue: string, message: ServiceBusMessage) => Promise<void>,
 ): DeadLetters {
   async function withReceiver<Result>(queue: string, use: (receiver: ServiceBusReceiver) => Promise<Result>) {
-    const client = await connect(place, RETRIES);
+    const client = await connect(place, SENDING);
     try {
       const options = { subQueueType: "deadLetter", receiveMode: "peekLock", skipParsingBodyAsJson: true } as const;
       return await use(client.createReceiver(queue, options));

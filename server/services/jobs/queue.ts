@@ -4,7 +4,7 @@ export interface QueuedJob {
   readonly id: string;
   /** What `server/services/jobs/messages.ts` writes. */
   readonly body: string;
-  /** Messages of one key are received one after the other, in the order they were sent. */
+  /** Messages of one key, of at most 128 characters, are received one after the other, in the order they were sent. */
   readonly orderKey?: string | undefined;
   /** Not to be received before. Milliseconds from now. */
   readonly delayMs?: number | undefined;

@@ -9,6 +9,7 @@ export function toServiceBus({ id, body, orderKey, delayMs = 0, traceId }: Queue
     body: Buffer.from(body),
     contentType: "application/json",
     ...(orderKey !== undefined && { sessionId: orderKey }),
+    // By this machine's clock: one that is wrong delays more or less, and the store says whether a job is due.
     ...(delayMs > 0 && { scheduledEnqueueTimeUtc: new Date(Date.now() + delayMs) }),
     ...(traceId !== undefined && { correlationId: traceId }),
   };
