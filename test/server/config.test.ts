@@ -145,8 +145,11 @@ describe("a deployment's environment", () => {
       KEY_VAULT_URL: "https://kv-mcp-dev.vault.azure.net/",
       SERVICE_BUS_NAMESPACE: "sbns-mcp-dev.servicebus.windows.net",
       SERVICE_BUS_QUEUE: "mcp-jobs",
+      SERVICE_BUS_ORDERED_QUEUE: "mcp-jobs-ordered",
       JOBS_TABLE_ENDPOINT: "https://stmcpdev.table.core.windows.net/",
       JOBS_TABLE_NAME: "jobs",
+      JOBS_BLOB_ENDPOINT: "https://stmcpdev.blob.core.windows.net/",
+      JOBS_BLOB_CONTAINER: "jobs",
       REDIS_HOST: "redis-mcp-dev.westeurope.redis.azure.net",
       APPLICATIONINSIGHTS_CONNECTION_STRING:
         "InstrumentationKey=0000;IngestionEndpoint=https://x.in.applicationinsights.azure.com/",
@@ -240,7 +243,7 @@ describe("a wrong value is refused with its name, its value and what to do", () 
     ],
     [
       { SERVICE_BUS_NAMESPACE: "x.servicebus.windows.net" },
-      "SERVICE_BUS_QUEUE must be set together with SERVICE_BUS_NAMESPACE",
+      "must be set together with SERVICE_BUS_QUEUE and SERVICE_BUS_ORDERED_QUEUE, or none of them",
     ],
     [{ JOBS_TABLE_NAME: "jobs" }, 'JOBS_TABLE_NAME="jobs" must be set together with JOBS_TABLE_ENDPOINT'],
     [{ REDIS_AUTH: "password" }, 'REDIS_AUTH="password" must be entra or none'],

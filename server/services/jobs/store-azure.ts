@@ -175,7 +175,11 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
     async repair(job) {
       rows.assertRef(job);
       const write = randomUUID();
-      const listed: TransactionAction = ["upsert", rows.ownerRow(job, write), "Replace"];
+      const keyRow = rows.keyRow(job);
+      const pointers: TransactionAction[] = [
+        ["upsert", rows.ownerRow(job, write), "Replace"],
+        ...(keyRow === undefined ? [] : [["upsert", keyRow, "Replace"] satisfies TransactionAction]),
+      ];
       await register(job.partition);
       const change = async () => {
         const row = await jobRowOf(job);
@@ -185,7 +189,7 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
             ? ["create", rows.jobRow(job, write)]
             : ["update", rows.jobRow(job, write), "Replace", { etag: row.etag }];
         try {
-          await table.submit([action, listed]);
+          await table.submit([action, ...pointers]);
           return true;
         } catch (error) {
           if (await written(jobRowOf(job), write)) return true;
