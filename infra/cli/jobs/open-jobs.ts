@@ -7,7 +7,6 @@ import { knownStack } from "../checkout.ts";
 import { runningRehearsal } from "../rehearsal-state.ts";
 import { deployedOutputs } from "../stack-source.ts";
 import { JobPlace } from "./job-place.ts";
-import { unreachable } from "./unreachable.ts";
 
 const Outputs = z.object({ jobs: JobPlace });
 
@@ -57,6 +56,7 @@ export async function withJobs<T>(
     else for await (const partition of store.partitions()) partitions.push(partition);
     return await run({ place, partitions, store, queue });
   } catch (error) {
+    const { unreachable } = await import("./unreachable.ts");
     throw unreachable(error, where);
   } finally {
     await Promise.allSettled([queue.close(), store.close()]);

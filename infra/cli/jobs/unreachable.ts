@@ -1,4 +1,5 @@
 import { UnreadableJob } from "../../../server/services/jobs/store.ts";
+import { refusalOf } from "../../../server/services/jobs/store-calls.ts";
 import { CliError } from "../cli-error.ts";
 import type { JobPlace } from "./job-place.ts";
 
@@ -29,8 +30,8 @@ export function unreachable(error: unknown, place: JobPlace): unknown {
   }
   const { serviceBus, tableEndpoint, from } = place;
   const [said = ""] = error.message.split("\n");
-  const code = codeIn(error) ?? ("code" in error ? error.code : undefined);
-  const status = "statusCode" in error ? error.statusCode : undefined;
+  const { status, code: refusal } = refusalOf(error);
+  const code = codeIn(error) ?? refusal;
   const because = (mend: string) =>
     new CliError(`The jobs in ${serviceBus} and ${tableEndpoint} cannot be reached: ${said}\n${mend}`, undefined, {
       cause: error,

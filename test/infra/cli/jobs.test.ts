@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { CHECKOUT } from "../../../infra/cli/checkout.ts";
+import { unreachable } from "../../../infra/cli/jobs/unreachable.ts";
 import { runProgram } from "../../../infra/cli/program.ts";
 import { announceRehearsal } from "../../../infra/cli/rehearsal-state.ts";
 import { Azurite } from "../../../infra/rehearsal/azurite.ts";
@@ -343,6 +344,30 @@ describe("jobs replay", () => {
 });
 
 describe("a deployed stack's jobs", () => {
+  const place = {
+    serviceBus: "sb-mcp-prod-x7k2p.servicebus.windows.net",
+    queue: QUEUE,
+    orderedQueue: ORDERED,
+    tableEndpoint: "https://stmcpprodx7k2p.table.core.windows.net",
+    tableName: TABLE,
+    blobEndpoint: "https://stmcpprodx7k2p.blob.core.windows.net",
+    blobContainer: CONTAINER,
+    from: "inside the network",
+  };
+  const odata = (code: string) =>
+    Object.assign(new Error(code), { statusCode: 403, details: { odataError: { code } } });
+
+  test.each([
+    [odata("AuthorizationFailure"), "They are reached from inside the network."],
+    [odata("AuthorizationPermissionMismatch"), "It takes the roles"],
+    [new Error("ENOTFOUND: getaddrinfo ENOTFOUND sb-mcp"), "They are reached from inside the network."],
+    [Object.assign(new Error("Listen claim"), { code: "UnauthorizedAccess" }), "It takes the roles"],
+    [new AggregateError([Object.assign(new Error("x"), { code: "ServiceTimeout" })]), "They are reached from"],
+    [Object.assign(new Error("az"), { name: "CredentialUnavailableError" }), "Log in first: az login."],
+  ])("behind %s are told with what to do", (error, mend) => {
+    expect(unreachable(error, place)).toMatchObject({ message: expect.stringContaining(mend) });
+  });
+
   test("that Azure refuses to show are told with the roles that they take, and from where", async () => {
     const ends: (() => Promise<void>)[] = [];
     onTestFinished(async () => {
