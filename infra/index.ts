@@ -61,6 +61,12 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
   jobs?.grantReceive(worker);
   jobs?.grantSend(worker); // what is to be run again
   jobs?.grantReadQueueLength(scaler, settings.keda.role);
+  // Who operates the stack sees to its jobs, by `mcp-aks jobs`.
+  for (const admin of site.admins) {
+    jobs?.grantSend(admin);
+    jobs?.grantReceive(admin);
+    storage.grantJobState(admin);
+  }
   storage.grantJobState(server);
   storage.grantJobState(worker);
   cache?.grantUse(server);
@@ -146,6 +152,7 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
     registry,
     vault,
     storage,
+    jobs,
     monitoring,
     mcpServer,
     image,

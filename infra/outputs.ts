@@ -5,6 +5,7 @@ import type { EntraApp } from "./azure/entra-app.ts";
 import type { GithubAccess } from "./azure/github-access.ts";
 import type { KeyVault } from "./azure/key-vault.ts";
 import type { Registry } from "./azure/registry.ts";
+import type { ServiceBus } from "./azure/service-bus.ts";
 import type { Site } from "./azure/site.ts";
 import type { Storage } from "./azure/storage.ts";
 import { ideConfigs, targetName } from "./ide-configs.ts";
@@ -20,7 +21,9 @@ export interface StackOutputsArgs {
   readonly cluster: Pick<Cluster, "name">;
   readonly registry: Pick<Registry, "loginServer">;
   readonly vault: Pick<KeyVault, "name" | "uri">;
-  readonly storage: Pick<Storage, "tableEndpoint" | "tableName">;
+  readonly storage: Pick<Storage, "tableEndpoint" | "tableName" | "blobEndpoint" | "containerName">;
+  /** Absent: the server runs jobs itself, and keeps them in memory. */
+  readonly jobs?: Pick<ServiceBus, "host" | "queueName" | "orderedQueueName"> | undefined;
   readonly monitoring: Pick<Monitoring, "namespace" | "grafana">;
   readonly mcpServer: Pick<McpServer, "endpoint" | "healthUrl">;
   readonly image: Pick<ServerImage, "reference">;
@@ -35,13 +38,15 @@ export interface StackOutputsArgs {
 /** Local port of Grafana behind `kubectl port-forward`. */
 const GRAFANA_PORT = 3000;
 
+const INSIDE = "inside the network: the runner's (mcp:runnerNetworkId), or one that is peered with it";
+
 /**
  * What a deployment tells its people and `connect`. None of it is secret: where a secret is needed, the output is the
  * command that fetches it with the reader's own rights.
  */
 export function stackOutputs(args: StackOutputsArgs): Record<string, Output<unknown>> {
-  const { settings, site, cluster, registry, vault, storage, monitoring, mcpServer, image, entra, apiKey, github } =
-    args;
+  const { settings, site, cluster, registry, vault, storage, jobs, monitoring, mcpServer, image } = args;
+  const { entra, apiKey, github } = args;
   const name = targetName(settings);
   const from = whoReaches(settings.managementPlanes);
   return {
@@ -74,6 +79,19 @@ export function stackOutputs(args: StackOutputsArgs): Record<string, Output<unkn
         vaultUrl: vault.uri,
         secretName: REGISTER_SECRET,
         lastUsed: { tableEndpoint: storage.tableEndpoint, tableName: storage.tableName },
+      }),
+    }),
+    /** Where jobs are queued and kept, for `mcp-aks jobs`: names, none of them secret. */
+    ...(jobs && {
+      jobs: output({
+        serviceBus: jobs.host,
+        queue: jobs.queueName,
+        orderedQueue: jobs.orderedQueueName,
+        tableEndpoint: storage.tableEndpoint,
+        tableName: storage.tableName,
+        blobEndpoint: storage.blobEndpoint,
+        blobContainer: storage.containerName,
+        from: settings.privateEndpoints ? INSIDE : from,
       }),
     }),
     /** Variables to set in the repository's environments, and the identity to list in `mcp:admins`. */
@@ -109,6 +127,6 @@ function whoReaches(planes: ManagementPlanes): string {
     case "ranges":
       return `the addresses in mcp:authorizedRanges (${planes.ranges.join(", ")})`;
     case "private":
-      return "inside the network: the runner's (mcp:runnerNetworkId), or one that is peered with it";
+      return INSIDE;
   }
 }

@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { CliError } from "./cli-error.ts";
+import { driveJobs } from "./drive-jobs.ts";
+import { asRecord, call, expect, toolCalls } from "./driven-tools.ts";
 import { credentialOf, type LocalIdentity } from "./local-identity.ts";
 import { type McpSession, openSession, SDKS, type Sdk } from "./mcp-session.ts";
 import type { Steps } from "./terminal.ts";
@@ -8,6 +9,8 @@ import type { Steps } from "./terminal.ts";
 export interface Driven extends Pick<LocalIdentity, "key" | "tokens"> {
   readonly url: string;
   readonly metricsUrl: string;
+  /** Who runs its jobs; absent: it does itself. */
+  readonly worker?: { readonly metricsUrl: string };
 }
 
 /** The tools that the rehearsal calls, and how often one client calls each. */
@@ -18,8 +21,8 @@ const OPERATORS_TOOL = "execute_command";
 const READERS_TOOL = "system_info";
 
 /**
- * Uses the server as its users will: strangers are refused and told where to log in, then every tool is called by each
- * client library, then it is seen that roles hold, then that all was counted.
+ * Uses the server as its users will: strangers are refused and told where to log in, then tools are called by each client
+ * library, then it is seen that roles hold, then that all was counted.
  */
 export async function drive(server: Driven, steps: Steps): Promise<void> {
   const { key, tokens } = server;
@@ -36,6 +39,7 @@ export async function drive(server: Driven, steps: Steps): Promise<void> {
     );
   }
   await steps.step("The metrics have counted the calls", () => countsCalls(server, before));
+  await driveJobs(server, opener, steps);
 }
 
 async function driveBy(sdk: Sdk, { url }: Driven, credential: string, steps: Steps): Promise<void> {
@@ -180,37 +184,4 @@ async function countsCalls({ metricsUrl }: Driven, before: ReadonlyMap<string, n
     return `${tool} ${counted}`;
   });
   return { note: notes.join(", ") };
-}
-
-/** Successful calls of each tool, by `mcp_tool_calls_total` in the text format of Prometheus. */
-async function toolCalls(metricsUrl: string): Promise<Map<string, number>> {
-  const response = await fetch(metricsUrl, { signal: AbortSignal.timeout(10_000) });
-  expect(response.ok, `${metricsUrl} answered ${response.status}.`);
-  const text = await response.text();
-  return new Map(
-    [...text.matchAll(/^mcp_tool_calls_total\{([^}]*)\} (\S+)$/gm)].flatMap(([, labels = "", value]) => {
-      const tool = /tool="([^"]*)"/.exec(labels)?.[1];
-      return tool !== undefined && labels.includes('status="ok"') ? [[tool, Number(value)] as const] : [];
-    }),
-  );
-}
-
-/** Calls a tool; its structured result, or a failure with what the tool said. */
-async function call(
-  session: McpSession,
-  name: string,
-  args: Record<string, unknown>,
-): Promise<Record<string, unknown>> {
-  const { isError, structuredContent, content } = await session.callTool(name, args);
-  expect(isError !== true, `${name} ${JSON.stringify(args)} failed: ${JSON.stringify(content)}`);
-  expect(structuredContent !== undefined, `${name} answered without structured content.`);
-  return asRecord(structuredContent);
-}
-
-function asRecord(value: unknown): Record<string, unknown> {
-  return typeof value === "object" && value !== null ? { ...value } : {};
-}
-
-function expect(condition: boolean, otherwise: string): asserts condition {
-  if (!condition) throw new CliError(otherwise);
 }

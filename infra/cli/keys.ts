@@ -11,14 +11,14 @@ import {
 } from "../../server/auth/key-register.ts";
 import { ROLES, type Role } from "../../server/config.ts";
 import { knownStack } from "./checkout.ts";
-import { CliError, EXIT } from "./cli-error.ts";
-import { duration } from "./keys/duration.ts";
+import { CliError } from "./cli-error.ts";
+import { duration } from "./duration.ts";
 import { keysMeant, type NewKey, newKey, pruned, revoked, rotated, withKey } from "./keys/register-edits.ts";
 import { registerFile } from "./keys/register-file.ts";
 import type { LastUses, RegisterStore } from "./keys/register-store.ts";
 import { registerVault } from "./keys/register-vault.ts";
 import { deployedOutputs } from "./stack-source.ts";
-import type { Terminal } from "./terminal.ts";
+import { confirm, type Terminal, table } from "./terminal.ts";
 
 interface PlaceOptions {
   readonly stack?: string;
@@ -189,11 +189,11 @@ async function revokeKey(which: string, options: RevokeOptions, terminal: Termin
   }
   const names = meant.map(({ name, id, role }) => `${name} (${id}, ${role})`).join(" and ");
   if (!options.yes) {
-    if (terminal.ask === undefined) {
-      throw new CliError(`This would revoke ${names}. There is nobody here to ask; say --yes.`, EXIT.usage);
-    }
-    const answer = await terminal.ask(`Revoke ${names}? Whoever uses it is refused ${store.holds}. [y/N] `);
-    if (!/^y(es)?$/i.test(answer.trim())) throw new CliError("Nothing was revoked.");
+    await confirm(terminal, {
+      would: `revoke ${names}`,
+      question: `Revoke ${names}? Whoever uses it is refused ${store.holds}.`,
+      otherwise: "Nothing was revoked.",
+    });
   }
   const now = Date.now();
   const ids = new Set(meant.map(({ id }) => id));
@@ -260,16 +260,11 @@ async function listKeys(options: PlaceOptions, terminal: Terminal): Promise<void
     row.state,
   ]);
   const heads = ["ID", "NAME", "ROLE", "CREATED", "EXPIRES", "LAST USED", "STATE"];
-  const widths = heads.map((head, at) => Math.max(...[heads, ...cells].map((line) => (line[at] ?? head).length)));
-  const lineOf = (line: readonly string[]) =>
-    line
-      .map((cell, at) => cell.padEnd(widths[at] ?? 0))
-      .join("  ")
-      .trimEnd();
-  terminal.out(`${bold(lineOf(heads))}\n`);
+  const [title = "", ...lines] = table(heads, cells);
+  terminal.out(`${bold(title)}\n`);
   const soon = rows.filter(({ daysLeft }) => daysLeft !== undefined && daysLeft < WARN_DAYS);
   rows.forEach((row, at) => {
-    const line = lineOf(cells[at] ?? []);
+    const line = lines[at] ?? "";
     terminal.out(`${row.state !== "active" ? dim(line) : soon.includes(row) ? yellow(line) : line}\n`);
   });
   if ("unknown" in uses) terminal.err(dim(`${uses.unknown}\n`));

@@ -2,13 +2,14 @@ import { request } from "node:http";
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CliError } from "./cli-error.ts";
-import { type DeployedServer, type LocalServer, portNumber } from "./deployed-server.ts";
+import { type DeployedWorkload, portNumber } from "./deployed-workload.ts";
 import type { Probe } from "./kubernetes-objects.ts";
-import type { RunningServer } from "./local-process.ts";
+import type { RunningWorkload } from "./local-process.ts";
+import type { LocalWorkload } from "./local-workload.ts";
 
 /** Longest between two tries here; the kubelet's own period would make everyone wait for nothing. Milliseconds. */
 const IMPATIENCE_MS = 200;
-/** A pod's address, which the kubelet names as the host: a server that minds the Host header must not mind this one. */
+/** A pod's address, which the kubelet names as the host: whoever minds the Host header must not mind this one. */
 const POD_ADDRESS = "10.244.0.17";
 
 export interface ProbeResult {
@@ -20,25 +21,25 @@ export interface ProbeResult {
  * Does the kubelet's part for one probe: tries it until it has succeeded as often as it must.
  *
  * @returns how long that took.
- * @throws CliError when the probe has failed for as long as the kubelet would have waited, or the server has ended.
+ * @throws CliError when the probe has failed for as long as the kubelet would have waited, or the process has ended.
  */
 export async function waitForProbe(
   name: "startup" | "readiness" | "liveness",
   probe: Probe,
-  server: DeployedServer,
-  local: LocalServer,
-  running: RunningServer,
+  workload: DeployedWorkload,
+  local: LocalWorkload,
+  running: RunningWorkload,
 ): Promise<ProbeResult> {
   const started = performance.now();
   const patience = (probe.initialDelaySeconds + probe.periodSeconds * probe.failureThreshold) * 1000;
   const gone = running.ended.then(() => "ended" as const);
   let successes = 0;
   for (let tries = 1; ; tries += 1) {
-    const outcome = await Promise.race([tryProbe(probe, server, local), gone]);
+    const outcome = await Promise.race([tryProbe(probe, workload, local), gone]);
     if (outcome === "ended") {
       const { code, signal } = await running.ended;
       throw new CliError(
-        `The server ended (${signal ?? `exit code ${code}`}) before its ${name} probe succeeded. ` +
+        `The ${workload.title} ended (${signal ?? `exit code ${code}`}) before its ${name} probe succeeded. ` +
           `It last said:\n${indent(running.lastLines())}`,
       );
     }
@@ -48,7 +49,7 @@ export async function waitForProbe(
     if (elapsed > patience) {
       throw new CliError(
         `The ${name} probe failed for ${Math.round(patience / 1000)} s, after which the kubelet gives up: ${outcome}.\n` +
-          `The server last said:\n${indent(running.lastLines())}`,
+          `The ${workload.title} last said:\n${indent(running.lastLines())}`,
       );
     }
     await Promise.race([sleep(Math.min(IMPATIENCE_MS, probe.periodSeconds * 1000)), gone]);
@@ -56,15 +57,19 @@ export async function waitForProbe(
 }
 
 /** One try. Returns what went wrong, or undefined. */
-async function tryProbe(probe: Probe, server: DeployedServer, local: LocalServer): Promise<string | undefined> {
+async function tryProbe(
+  probe: Probe,
+  { title, container }: DeployedWorkload,
+  local: LocalWorkload,
+): Promise<string | undefined> {
   const wanted = probe.httpGet?.port ?? probe.tcpSocket?.port;
   if (wanted === undefined)
     throw new CliError("Only httpGet and tcpSocket probes can be rehearsed without a container.");
-  const planned = portNumber(server.container, wanted);
+  const planned = portNumber(container, wanted);
   const port = local.ports.get(planned);
   if (port === undefined) {
     throw new CliError(
-      `A probe asks port ${planned}, where the server has nothing; it listens on ${[...local.ports.keys()].join(" and ")}.`,
+      `A probe asks port ${planned}, where the ${title} has nothing; it listens on ${[...local.ports.keys()].join(" and ")}.`,
     );
   }
   const timeout = probe.timeoutSeconds * 1000;

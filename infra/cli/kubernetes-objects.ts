@@ -88,7 +88,14 @@ export const PodTemplate = z.looseObject({
     serviceAccountName: z.string().optional(),
     terminationGracePeriodSeconds: z.number().default(30),
     securityContext: z.looseObject({ runAsUser: z.number().optional(), runAsGroup: z.number().optional() }).optional(),
-    volumes: z.array(z.looseObject({ name: z.string() })).default([]),
+    volumes: z
+      .array(
+        z.looseObject({
+          name: z.string(),
+          persistentVolumeClaim: z.looseObject({ claimName: z.string() }).optional(),
+        }),
+      )
+      .default([]),
   }),
 });
 

@@ -1,6 +1,6 @@
 import { APP_ROLES, SCOPES } from "../../server/auth/roles.ts";
 import { CliError } from "./cli-error.ts";
-import { throwAwayKey } from "./deployed-server.ts";
+import { throwAwayKey } from "./local-workload.ts";
 
 /** Tokens as the stand-in for Entra signs them, and one that it did not. */
 export interface Tokens {

@@ -4,16 +4,18 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CliError } from "./cli-error.ts";
-import type { LocalServer } from "./deployed-server.ts";
+import type { LocalWorkload } from "./local-workload.ts";
 
-/** A server process of the rehearsal. */
-export interface RunningServer {
+/** A process of the rehearsal. */
+export interface RunningWorkload {
   /** Resolves when the process has ended, however it did. */
   readonly ended: Promise<Ending>;
   /** The end of what it has written, both streams, for messages. */
   lastLines(): string;
   /** Asks it to end (SIGTERM) and waits; kills it when the grace is over. Safe to call more than once. */
   stop(): Promise<Ending>;
+  /** Ends it now: nobody wants to know what becomes of it. */
+  kill(): Promise<Ending>;
 }
 
 export interface Ending {
@@ -26,8 +28,8 @@ export interface Ending {
 /** Lines kept for messages. */
 const LINES = 40;
 
-/** Starts the server; `graceSeconds` is the pod's, after which the kubelet kills. */
-export async function startServer(local: LocalServer, graceSeconds: number): Promise<RunningServer> {
+/** Starts a workload; `graceSeconds` is the pod's, after which the kubelet kills. */
+export async function startWorkload(local: LocalWorkload, graceSeconds: number): Promise<RunningWorkload> {
   await Promise.all(local.directories.map((directory) => mkdir(directory, { recursive: true })));
   const [program = "", ...args] = local.command;
   const child = spawn(program, args, {
@@ -53,7 +55,7 @@ export async function startServer(local: LocalServer, graceSeconds: number): Pro
     });
     child.once("close", (code, signal) => resolve({ code, signal, killed }));
   });
-  // Whatever ends this process, the server does not outlive it.
+  // Whatever ends this process, the workload does not outlive it.
   const onExit = () => kill(child);
   process.once("exit", onExit);
   void ended.then(() => process.removeListener("exit", onExit));
@@ -76,6 +78,11 @@ export async function startServer(local: LocalServer, graceSeconds: number): Pro
     stop: () => {
       stopping ??= stop();
       return stopping;
+    },
+    kill: () => {
+      killed ||= child.exitCode === null && child.signalCode === null;
+      kill(child);
+      return ended;
     },
   };
 }

@@ -3,6 +3,7 @@ import { auditCommand } from "./audit.ts";
 import { bridgeCommand } from "./bridge.ts";
 import { CliError, EXIT } from "./cli-error.ts";
 import { connectCommand } from "./connect.ts";
+import { jobsCommand } from "./jobs.ts";
 import { keysCommand } from "./keys.ts";
 import { newToolCommand } from "./new-tool.ts";
 import { planCommand } from "./plan.ts";
@@ -33,6 +34,7 @@ Examples:
   npm run render -- dev --out k8s   the Kubernetes objects of stack dev as YAML
   npm run connect -- vscode         the configuration of VS Code
   npx mcp-aks keys list             the API keys of stack dev; create, rotate and revoke change them
+  npx mcp-aks jobs list             the jobs of stack dev; dead-letter and replay mend what went wrong
   npm run new:tool -- NAME          the start of a new tool, its test included
   npx mcp-aks bridge URL            a server on HTTP, for a client that only speaks stdio
   npx mcp-aks serve --stdio COMMAND a server on stdio, for clients on HTTP
@@ -47,6 +49,7 @@ None of these needs an account; the real thing is: pulumi up -s <stack>`,
     renderCommand,
     connectCommand,
     keysCommand,
+    jobsCommand,
     bridgeCommand,
     serveCommand,
     newToolCommand,

@@ -2,6 +2,7 @@ import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join, relative } from "node:path";
 import { z } from "zod";
 import { CHECKOUT } from "./checkout.ts";
+import { JobPlace } from "./jobs/job-place.ts";
 
 /*
  * What a running rehearsal leaves for others to find, in .rehearsal/: <stack>.json says where it serves; <stack>.key is
@@ -30,6 +31,8 @@ const State = z.object({
   plannedUrl: z.string(),
   /** How people log in to the deployed server; absent: by key alone. */
   login: LoginFacts.optional(),
+  /** Where its jobs are, for `mcp-aks jobs`; absent: the server runs them itself, in memory. */
+  jobs: JobPlace.optional(),
   keyFile: z.string(),
   headerFile: z.string(),
   startedAt: z.string(),

@@ -5,17 +5,20 @@ import { CLIENTS, ideConfig } from "../ide-configs.ts";
 import { knownStack } from "./checkout.ts";
 import { CliError } from "./cli-error.ts";
 import { printConfig } from "./config-file.ts";
-import { type DeployedServer, deployedServer, type LocalServer, localServer } from "./deployed-server.ts";
+import { type DeployedWorkload, deployedServer, deployedWorker } from "./deployed-workload.ts";
+import type { Driven } from "./drive.ts";
+import { type JobEmulators, startJobEmulators } from "./job-emulators.ts";
 import { waitForProbe } from "./kubelet.ts";
-import { credentialOf, type LocalIdentity, localIdentity } from "./local-identity.ts";
+import { credentialOf, localIdentity } from "./local-identity.ts";
 import {
   assertPortIsFree,
   freePorts,
-  type RunningServer,
+  type RunningWorkload,
   removeDirectory,
-  startServer,
+  startWorkload,
   volumeDirectory,
 } from "./local-process.ts";
+import { type LocalWorkload, localServer, localWorkload } from "./local-workload.ts";
 import { planOf, refuseFaults, stackArgument } from "./plan.ts";
 import {
   announceRehearsal,
@@ -72,7 +75,9 @@ async function rehearse(stack: string, { check, port }: Options, terminal: Termi
   refuseFaults(plan, true);
 
   const { endpoint, entra: login, ideConfigs } = PlannedOutputs.parse(plan.outputs);
-  const server = deployedServer(plan.cluster.objects().map(({ object }) => object));
+  const manifests = plan.cluster.objects().map(({ object }) => object);
+  const server = deployedServer(manifests);
+  const worker = hasQueue(server) ? deployedWorker(manifests) : undefined;
   const identity = await localIdentity(server.environment, plan.stack);
   const signals = listenForSignals();
   const volumes = await volumeDirectory();
@@ -82,24 +87,39 @@ async function rehearse(stack: string, { check, port }: Options, terminal: Termi
     if (!check) for (const file of Object.values(rehearsalFiles(plan.stack))) rmSync(file, { force: true });
   };
   process.once("exit", leaveNothing);
-  let running: RunningServer | undefined;
+  const started: Started[] = [];
+  // A worker with a job would otherwise be waited for as long as its pod's grace is.
+  let end = ({ running }: Started) => running.kill();
+  let emulators: JobEmulators | undefined;
   try {
-    const local = localServer(server, {
-      volumes,
-      ...identity,
-      ...(port !== undefined && { ports: await portsFor(port) }),
-    });
+    emulators = worker && (await startJobEmulators(plan, worker.environment));
+    const shared = { volumes, ...identity, ...(emulators && { jobs: emulators.local }) };
+    const local = localServer(server, { ...shared, ...(port !== undefined && { ports: await portsFor(port) }) });
     describe(server, local, terminal);
     await assertPortsAreFree(local.ports.values());
-    running = await startServer(local, server.terminationGraceSeconds);
-    const started = running;
+    // Nobody has to know the worker's ports, and the plan's are the server's as well.
+    const localWorker = worker && localWorkload(worker, { ...shared, ports: await freePorts() });
+    if (worker && localWorker) describe(worker, localWorker, terminal);
+
+    started.push(await start(server, local));
+    if (worker && localWorker) started.push(await start(worker, localWorker));
+    const driven = {
+      ...identity,
+      url: local.url,
+      metricsUrl: local.metricsUrl,
+      ...(localWorker && { worker: { metricsUrl: localWorker.metricsUrl } }),
+    };
     const outcome = await Promise.race([
       signals.first.then(() => "interrupted" as const),
-      probeAndDrive(server, local, started, identity, steps).then(() => "well" as const),
+      probeAndDrive(started, driven, steps).then(() => "well" as const),
     ]);
     if (outcome === "interrupted") throw new CliError("Interrupted before the rehearsal was complete.", INTERRUPTED);
     if (check) {
-      await steps.step("The server ends as the kubelet asks it to", () => endsProperly(started));
+      // Both at once, as when a node is emptied; told one after the other.
+      for (const { running } of started) void running.stop();
+      for (const each of started) {
+        await steps.step(`The ${each.workload.title} ends as the kubelet asks it to`, () => endsProperly(each));
+      }
       terminal.out(`\n${terminal.colours.green("All is well")} with stack ${plan.stack}.\n`);
       return;
     }
@@ -113,19 +133,38 @@ async function rehearse(stack: string, { check, port }: Options, terminal: Termi
         plannedUrl: endpoint,
         startedAt: new Date().toISOString(),
         login,
+        ...(emulators && { jobs: emulators.place }),
       },
       credentialOf(identity).value,
     );
     tellHowToConnect(state, credentialOf(identity).kind, terminal);
+    end = ({ running }) => running.stop();
     await serve(started, signals.first, terminal);
   } finally {
-    await running?.stop();
+    await Promise.all(started.map(end));
+    await emulators?.close();
     await identity.close();
     if (!check) await forgetRehearsal(plan.stack);
     await removeDirectory(volumes);
     process.removeListener("exit", leaveNothing);
     signals.ignore();
   }
+}
+
+/** Whether the server sends its jobs to somebody else. */
+function hasQueue({ environment }: DeployedWorkload): boolean {
+  return environment.SERVICE_BUS_NAMESPACE !== undefined;
+}
+
+/** A workload of the plan that runs here. */
+interface Started {
+  readonly workload: DeployedWorkload;
+  readonly local: LocalWorkload;
+  readonly running: RunningWorkload;
+}
+
+async function start(workload: DeployedWorkload, local: LocalWorkload): Promise<Started> {
+  return { workload, local, running: await startWorkload(local, workload.terminationGraceSeconds) };
 }
 
 /** What the rehearsal reads of the outputs in outputs.ts. */
@@ -156,44 +195,41 @@ async function assertPortsAreFree(ports: Iterable<number>): Promise<void> {
   if (metrics !== undefined) await assertPortIsFree(metrics, "metrics");
 }
 
-function describe(server: DeployedServer, local: LocalServer, { out, colours }: Terminal): void {
-  const { metadata } = server.deployment;
-  out(
-    `${colours.bold("The server")}, as Deployment ${metadata.namespace}/${metadata.name} has it: ${server.command.join(" ")}\n`,
-  );
-  out(`Environment: ${Object.keys(server.environment).toSorted().join(", ")}\n`);
+function describe(workload: DeployedWorkload, local: LocalWorkload, { out, colours }: Terminal): void {
+  const { metadata } = workload.deployment;
+  const title = colours.bold(`The ${workload.title}`);
+  out(`${title}, as Deployment ${metadata.namespace}/${metadata.name} has it: ${workload.command.join(" ")}\n`);
+  out(`Environment: ${Object.keys(workload.environment).toSorted().join(", ")}\n`);
   out(`Unlike in its container, it\n${local.differences.map((line) => `  - ${line}`).join("\n")}\n\n`);
 }
 
 /** The kubelet's part, then the users'. */
-async function probeAndDrive(
-  server: DeployedServer,
-  local: LocalServer,
-  running: RunningServer,
-  identity: LocalIdentity,
-  steps: Steps,
-): Promise<void> {
-  for (const name of ["startup", "readiness", "liveness"] as const) {
-    const probe = server.probes[name];
-    if (!probe) continue;
-    const what = probe.httpGet ? `GET ${probe.httpGet.path}` : "a connection";
-    await steps.step(`The ${name} probe succeeds`, async () => {
-      const { tries } = await waitForProbe(name, probe, server, local, running);
-      return { note: `${what}${tries > 1 ? `, ${tries} tries` : ""}` };
-    });
+async function probeAndDrive(started: readonly Started[], driven: Driven, steps: Steps): Promise<void> {
+  for (const { workload, local, running } of started) {
+    for (const name of ["startup", "readiness", "liveness"] as const) {
+      const probe = workload.probes[name];
+      if (!probe) continue;
+      const what = probe.httpGet ? `GET ${probe.httpGet.path}` : "a connection";
+      await steps.step(`The ${workload.title}'s ${name} probe succeeds`, async () => {
+        const { tries } = await waitForProbe(name, probe, workload, local, running);
+        return { note: `${what}${tries > 1 ? `, ${tries} tries` : ""}` };
+      });
+    }
   }
   // Only here: the client libraries take longer to load than all the rest, and every command would wait for them.
   const { drive } = await import("./drive.ts");
-  await drive({ ...identity, url: local.url, metricsUrl: local.metricsUrl }, steps);
+  await drive(driven, steps);
 }
 
-async function endsProperly(running: RunningServer): Promise<{ note: string }> {
+async function endsProperly({ workload: { title }, running }: Started): Promise<{ note: string }> {
   const { code, signal, killed } = await running.stop();
   if (killed)
-    throw new CliError(`The server did not end within its grace and was killed. It last said:\n${running.lastLines()}`);
+    throw new CliError(
+      `The ${title} did not end within its grace and was killed. It last said:\n${running.lastLines()}`,
+    );
   if (code !== 0) {
     throw new CliError(
-      `Asked to end, the server ended with ${signal ?? `exit code ${code}`}. It last said:\n${running.lastLines()}`,
+      `Asked to end, the ${title} ended with ${signal ?? `exit code ${code}`}. It last said:\n${running.lastLines()}`,
     );
   }
   return { note: "SIGTERM, exit code 0" };
@@ -222,15 +258,21 @@ function tellHowToConnect(state: RehearsalState, kind: "key" | "token", { out, c
   }
 }
 
-/** Serves until someone asks for the end; a server that ends by itself is a failure. */
-async function serve(running: RunningServer, interrupted: Promise<void>, { out, colours }: Terminal): Promise<void> {
+/** Serves until someone asks for the end; a process that ends by itself is a failure. */
+async function serve(
+  started: readonly Started[],
+  interrupted: Promise<void>,
+  { out, colours }: Terminal,
+): Promise<void> {
   out(`\n${colours.green("Serving.")} Ctrl-C ends it.\n`);
-  const ending = await Promise.race([interrupted, running.ended]);
-  if (ending) {
+  const ends = started.map(async (each) => ({ ...each, ending: await each.running.ended }));
+  const ended = await Promise.race([interrupted, ...ends]);
+  if (ended) {
+    const { workload, running, ending } = ended;
     const how = ending.signal ?? `exit code ${ending.code}`;
-    throw new CliError(`The server ended by itself (${how}). It last said:\n${running.lastLines()}`);
+    throw new CliError(`The ${workload.title} ended by itself (${how}). It last said:\n${running.lastLines()}`);
   }
-  out("\nEnding the server.\n");
+  out(`\nEnding the ${started.map(({ workload }) => workload.title).join(" and the ")}.\n`);
 }
 
 interface Signals {

@@ -1,4 +1,5 @@
 import pico from "picocolors";
+import { CliError, EXIT } from "./cli-error.ts";
 
 /** Where a command writes: results to `out`, what happens meanwhile to `err`, so that `--json` can be piped. */
 export interface Terminal {
@@ -35,6 +36,36 @@ async function ask(question: string): Promise<string> {
   } finally {
     lines.close();
   }
+}
+
+/**
+ * Has a person agree to what cannot be taken back.
+ *
+ * @param asked.would what is about to be done, as in `This would revoke ci.`
+ * @param asked.otherwise said when the answer is no.
+ * @throws CliError when the answer is no, or when there is nobody to ask.
+ */
+export async function confirm(
+  { ask }: Terminal,
+  asked: { readonly would: string; readonly question: string; readonly otherwise: string },
+): Promise<void> {
+  if (ask === undefined) {
+    throw new CliError(`This would ${asked.would}. There is nobody here to ask; say --yes.`, EXIT.usage);
+  }
+  const answer = await ask(`${asked.question} [y/N] `);
+  if (!/^y(es)?$/i.test(answer.trim())) throw new CliError(asked.otherwise);
+}
+
+/** Lines of a table, heads first, each column as wide as what is in it. */
+export function table(heads: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const lines = [heads, ...rows];
+  const widths = heads.map((_, at) => Math.max(...lines.map((line) => (line[at] ?? "").length)));
+  return lines.map((line) =>
+    line
+      .map((cell, at) => cell.padEnd(widths[at] ?? 0))
+      .join("  ")
+      .trimEnd(),
+  );
 }
 
 /** A line each for what a command does, in its order: done, or where it failed. */

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from "node:util";
 import { after, type Job, type JobEvent } from "../services/jobs/job.ts";
 import { JobConflict, type JobStore, type StoredJob } from "../services/jobs/store.ts";
 
@@ -88,18 +89,10 @@ export class HeldJob {
   }
 }
 
-/** Whether it is what an event was to make of it. The number of a run and the times in it are no other's. */
+/** Whether it is what an event was to make of it, and no other's: another event may have made the same version. */
 export function isSame(found: Job, wanted: Job): boolean {
-  const { version, state, attempts, worker, startedAt, endedAt, retryAt, cancelRequestedAt } = wanted;
-  return (
-    found.version === version &&
-    found.state === state &&
-    found.attempts === attempts &&
-    found.worker === worker &&
-    found.startedAt === startedAt &&
-    found.endedAt === endedAt &&
-    found.retryAt === retryAt &&
-    // Its submitter's, which may have come in between.
-    found.cancelRequestedAt === cancelRequestedAt
-  );
+  return isDeepStrictEqual(plain(found), plain(wanted));
 }
+
+/** As it comes out of a store: without what is undefined. */
+const plain = (job: Job): unknown => JSON.parse(JSON.stringify(job));

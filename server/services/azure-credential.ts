@@ -16,3 +16,8 @@ export function azureCredential(): Promise<TokenCredential> {
   );
   return credential;
 }
+
+/** Has this process prove itself otherwise: for commands, which people run. To be called before the first is needed. */
+export function proveBy(other: Promise<TokenCredential>): void {
+  credential = other;
+}

@@ -2,11 +2,12 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { output, runtime } from "@pulumi/pulumi";
-import { type DeployedServer, deployedServer, localServer } from "../../infra/cli/deployed-server.ts";
+import { type DeployedServer, deployedServer } from "../../infra/cli/deployed-workload.ts";
 import { waitForProbe } from "../../infra/cli/kubelet.ts";
 import type { Manifest } from "../../infra/cli/kubernetes-objects.ts";
 import { type LocalIdentity, localIdentity } from "../../infra/cli/local-identity.ts";
-import { freePorts, startServer } from "../../infra/cli/local-process.ts";
+import { freePorts, startWorkload } from "../../infra/cli/local-process.ts";
+import { localServer } from "../../infra/cli/local-workload.ts";
 import { type Plan, type PlannedResource, rehearsePlan } from "../../infra/rehearsal/plan.ts";
 
 export const STACKS = ["dev", "staging", "prod"] as const;
@@ -76,7 +77,7 @@ export async function startPlanned(plan: Plan): Promise<StartedServer> {
   const volumes = await mkdtemp(join(tmpdir(), "mcp-contract-"));
   const identity = await localIdentity(server.environment, plan.stack);
   const local = localServer(server, { ...identity, volumes, ports: await freePorts() });
-  const running = await startServer(local, server.terminationGraceSeconds);
+  const running = await startWorkload(local, server.terminationGraceSeconds);
   const stop = async () => {
     await running.stop();
     await identity.close();

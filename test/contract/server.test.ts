@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { CHECKOUT } from "../../infra/cli/checkout.ts";
-import { deployedServer, portNumber } from "../../infra/cli/deployed-server.ts";
+import { deployedServer, portNumber } from "../../infra/cli/deployed-workload.ts";
 import { objectsOf, Service } from "../../infra/cli/kubernetes-objects.ts";
 import { rehearsePlan } from "../../infra/rehearsal/plan.ts";
 import { ENVIRONMENT_VARIABLES, parseEnvironment } from "../../server/config.ts";

@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Command } from "commander";
 import pico from "picocolors";
 import { beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
@@ -121,6 +122,28 @@ describe("npm commands", () => {
       if (!subcommands.includes(name) || args.includes("--help")) continue;
       await expect(program.parseAsync([name, ...args], { from: "user" }), where).resolves.toBeDefined();
     }
+  });
+
+  it("give npx mcp-aks what it takes, and stacks that there are", async () => {
+    const program = buildProgram({ out: () => {}, err: () => {}, live: false, colours: pico.createColors(false) });
+    const stacks: string[] = [];
+    const inert = (command: Command): void => {
+      for (const under of command.commands) inert(under);
+      if (command.commands.length > 0) return;
+      command.action((...given: unknown[]) => {
+        const options: unknown = given.at(-2);
+        if (typeof options === "object" && options !== null && "stack" in options) stacks.push(String(options.stack));
+      });
+    };
+    for (const command of program.commands) inert(command);
+    // Running text names commands without all that they take.
+    const inBlocks = ({ where }: { where: string }) => !where.includes(", in the text:");
+    const commands = of("npx").filter((each) => each.call[1] === "mcp-aks" && inBlocks(each));
+    expect(commands.length).toBeGreaterThan(5);
+    for (const { where, call } of commands) {
+      await expect(program.parseAsync(call.slice(2), { from: "user" }), where).resolves.toBeDefined();
+    }
+    for (const stack of stacks) expect(knownStack(stack)).toBe(stack);
   });
 
   it("name tests that exist", () => {

@@ -10,6 +10,7 @@ import {
   USE_PARTITION,
   UseRow,
 } from "../../../server/auth/key-register.ts";
+import { azureLogin } from "../azure-login.ts";
 import { CliError } from "../cli-error.ts";
 import { merge, sound } from "./register-edits.ts";
 import type { LastUses, RegisterStore } from "./register-store.ts";
@@ -33,12 +34,7 @@ const USES_TIMEOUT_MS = 10_000;
 
 /** A register in a Key Vault secret, read and written with the rights of whoever is logged in to Azure. */
 export async function registerVault(place: VaultPlace): Promise<RegisterStore> {
-  const [{ SecretClient }, { AzureCliCredential, ChainedTokenCredential, DefaultAzureCredential }] = await Promise.all([
-    import("@azure/keyvault-secrets"),
-    import("@azure/identity"),
-  ]);
-  // Who runs the command has mostly logged in by az; in a pipeline there are other ways.
-  const credential = new ChainedTokenCredential(new AzureCliCredential(), new DefaultAzureCredential());
+  const [{ SecretClient }, credential] = await Promise.all([import("@azure/keyvault-secrets"), azureLogin()]);
   const register = new SecretRegister(new SecretClient(place.vaultUrl, credential), place);
   return {
     place: `the secret ${place.secretName} of ${place.vaultUrl}`,

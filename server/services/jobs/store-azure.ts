@@ -45,6 +45,7 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
 
   return {
     kind: "azure",
+    partitions: () => table.partitions(),
     now: () => clock.now(),
 
     async insert(job, event) {

@@ -118,6 +118,10 @@ export function createMemoryStore(now: () => number = Date.now): JobStore {
       return found.length > limit ? { jobs: page, cursor: page.at(-1)?.id } : { jobs: page };
     },
 
+    async *partitions() {
+      yield* new Set([...jobs.values()].map(({ stored }) => stored.job.partition));
+    },
+
     async sent(ref) {
       debts.delete(nameOf(ref));
     },

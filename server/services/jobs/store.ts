@@ -90,6 +90,8 @@ export interface JobStore {
     readonly limit: number;
     readonly cursor?: string | undefined;
   }): Promise<{ readonly jobs: readonly Job[]; readonly cursor?: string | undefined }>;
+  /** Whose jobs there are, or were: for operators, who see everybody's. */
+  partitions(): AsyncIterable<string>;
   /** The queue has the job's message. */
   sent(ref: JobRef): Promise<void>;
   /** Jobs whose message has been owed for longer than that. Few, or something is wrong. */

@@ -5,6 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, test } from "vitest";
 import { CHECKOUT } from "../../../infra/cli/checkout.ts";
+import { runProgram } from "../../../infra/cli/program.ts";
+import { recordingTerminal } from "./recording-terminal.ts";
 import type { AtEnd } from "./server-process.ts";
 
 interface Run {
@@ -103,6 +105,8 @@ describe("rehearse", () => {
     const run = await start(onTestFinished, "rehearse", "dev", "--check", "--port", "0");
     expect(await run.exit, run.text()).toBe(0);
     expect(run.text()).toContain("All is well with stack dev");
+    expect(run.text()).toMatch(/✔ A job is run by the worker, in the same workspace \(job \w{26}\)/);
+    expect(run.text()).toContain("✔ The worker ends as the kubelet asks it to");
     expect(await readdir(run.directory)).toEqual([]);
   });
 
@@ -136,6 +140,20 @@ describe("rehearse", () => {
       body: JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/list", params: {} }),
     });
     expect(authorized.status).toBe(200);
+    // The jobs that it was driven with are there for who operates it.
+    const { MCP_AKS_REHEARSALS: before } = process.env;
+    process.env.MCP_AKS_REHEARSALS = files;
+    try {
+      const terminal = recordingTerminal();
+      const code = await runProgram(["jobs", "list", "--stack", "staging", "--json"], terminal);
+      expect(code, terminal.text()).toBe(0);
+      const { jobs } = JSON.parse(terminal.stdout());
+      const states = jobs.map(({ tool, state: end }: Record<string, unknown>) => `${tool} ${end}`);
+      expect(states).toEqual(["execute_command cancelled", "execute_command succeeded"]);
+    } finally {
+      if (before === undefined) delete process.env.MCP_AKS_REHEARSALS;
+      else process.env.MCP_AKS_REHEARSALS = before;
+    }
 
     run.child.kill("SIGINT");
     expect(await run.exit, run.text()).toBe(0);

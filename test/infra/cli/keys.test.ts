@@ -5,7 +5,7 @@ import { delimiter, join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { CHECKOUT } from "../../../infra/cli/checkout.ts";
-import { duration } from "../../../infra/cli/keys/duration.ts";
+import { duration } from "../../../infra/cli/duration.ts";
 import { merge, newKey, pruned, revoked, rotated } from "../../../infra/cli/keys/register-edits.ts";
 import { runProgram } from "../../../infra/cli/program.ts";
 import { createKeyRing } from "../../../server/auth/api-keys.ts";

@@ -9,6 +9,49 @@ interface Changes {
   readonly container?: Record<string, unknown>;
 }
 
+/** Where a plan has its jobs. */
+export const JOB_VARIABLES = {
+  SERVICE_BUS_NAMESPACE: "sb-mcp-test.servicebus.windows.net",
+  SERVICE_BUS_QUEUE: "mcp-jobs",
+  SERVICE_BUS_ORDERED_QUEUE: "mcp-jobs-ordered",
+  JOBS_TABLE_ENDPOINT: "https://stmcptest.table.core.windows.net",
+  JOBS_TABLE_NAME: "jobs",
+  JOBS_BLOB_ENDPOINT: "https://stmcptest.blob.core.windows.net",
+  JOBS_BLOB_CONTAINER: "jobs",
+};
+
+/** A worker as a plan has it: no Service leads to it, and it mounts the server's claim. */
+export function workerObjects(): Manifest[] {
+  const metadata = { name: "job-worker", namespace: "mcp-system" };
+  const data = { HOST: "0.0.0.0", PORT: "8080", METRICS_PORT: "9090", WORKSPACE_PATH: "/workspace", ...JOB_VARIABLES };
+  const container = {
+    name: "job-worker",
+    image: "registry.example.com/mcp-server@sha256:0",
+    args: ["node", "worker.js"],
+    envFrom: [{ configMapRef: { name: "job-worker" } }],
+    ports: [
+      { name: "http", containerPort: 8080 },
+      { name: "metrics", containerPort: 9090 },
+    ],
+    readinessProbe: { httpGet: { path: "/health/ready", port: "http" }, periodSeconds: 1 },
+    volumeMounts: [
+      { name: "workspace", mountPath: "/workspace" },
+      { name: "tmp", mountPath: "/tmp" },
+    ],
+  };
+  const spec = {
+    containers: [container],
+    volumes: [
+      { name: "workspace", persistentVolumeClaim: { claimName: "shared" } },
+      { name: "tmp", emptyDir: {} },
+    ],
+  };
+  return [
+    { kind: "ConfigMap", metadata, data },
+    { kind: "Deployment", metadata, spec: { template: { metadata: { labels: {} }, spec } } },
+  ];
+}
+
 /** The objects that lead from a route to a server, as a plan has them, with changes. */
 export function serverObjects({ data, container }: Changes = {}): Manifest[] {
   const metadata = { name: "mcp-server", namespace: "mcp-system" };

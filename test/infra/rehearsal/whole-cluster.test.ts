@@ -267,10 +267,7 @@ const BROKEN: readonly Case[] = [
   ],
   [
     "a rule about old blobs that the account keeps out",
-    [
-      change("StorageAccount", "networkRuleSet.defaultAction", "Deny", "storage-job"),
-      change("StorageAccount", "networkRuleSet.bypass", "None", "storage-job"),
-    ],
+    [change("StorageAccount", "networkRuleSet", { defaultAction: "Deny", bypass: "None" }, "storage-job")],
     "admits no Azure services (networkRuleSet.bypass), so its lifecycle rules do nothing",
   ],
 ];

@@ -2,7 +2,7 @@ import { InvalidArgumentError } from "commander";
 
 const UNITS = { h: 60 * 60_000, d: 24 * 60 * 60_000, w: 7 * 24 * 60 * 60_000 } as const;
 
-/** No key lives longer than a year: who still needs it then has somebody to renew it. */
+/** Nothing here is longer than a year; who still needs a key then has somebody to renew it. */
 const LONGEST_MS = 366 * UNITS.d;
 
 /** Milliseconds of `12h`, `90d` or `2w`; `0d` where nothing at all makes sense. */

@@ -4,13 +4,14 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { deployedServer, localServer } from "../../../infra/cli/deployed-server.ts";
+import { deployedServer, deployedWorker } from "../../../infra/cli/deployed-workload.ts";
 import { drive } from "../../../infra/cli/drive.ts";
 import { waitForProbe } from "../../../infra/cli/kubelet.ts";
 import { credentialOf, localIdentity } from "../../../infra/cli/local-identity.ts";
-import { assertPortIsFree, freePorts, startServer } from "../../../infra/cli/local-process.ts";
+import { assertPortIsFree, freePorts, startWorkload } from "../../../infra/cli/local-process.ts";
+import { localServer, localWorkload } from "../../../infra/cli/local-workload.ts";
 import { Steps } from "../../../infra/cli/terminal.ts";
-import { KEY, serverObjects } from "./planned-objects.ts";
+import { JOB_VARIABLES, KEY, serverObjects, workerObjects } from "./planned-objects.ts";
 import { recordingTerminal } from "./recording-terminal.ts";
 
 async function directory(): Promise<string> {
@@ -52,6 +53,40 @@ describe("the server that a plan deploys", () => {
   });
 });
 
+describe("the worker that a plan deploys", () => {
+  test("is found by its name, with its command, environment and probes", () => {
+    const worker = deployedWorker([...serverObjects(), ...workerObjects()]);
+    expect(worker.command).toEqual(["/usr/bin/tini", "--", "node", "worker.js"]);
+    expect(worker.environment).toMatchObject({ NODE_ENV: "production", ...JOB_VARIABLES });
+    expect(Object.keys(worker.probes)).toEqual(["readiness"]);
+    expect(() => deployedWorker(serverObjects())).toThrow(/no Deployment job-worker/);
+  });
+
+  test("has its jobs in emulators on this machine, and shares what it mounts by a claim alone", () => {
+    const jobs = {
+      serviceBus: "localhost:5672",
+      tableEndpoint: "http://127.0.0.1:10002/devstoreaccount1",
+      blobEndpoint: "http://127.0.0.1:10000/devstoreaccount1",
+    };
+    const ports = { http: 18_080, metrics: 18_081 };
+    // Under a directory that the container mounts something at, as the rehearsal's own is.
+    const local = localWorkload(deployedWorker(workerObjects()), { volumes: "/tmp/rehearsal", jobs, ports });
+    expect(local.environment).toMatchObject({
+      ...JOB_VARIABLES,
+      JOBS_AUTH: "emulator",
+      SERVICE_BUS_NAMESPACE: jobs.serviceBus,
+      JOBS_TABLE_ENDPOINT: jobs.tableEndpoint,
+      JOBS_BLOB_ENDPOINT: jobs.blobEndpoint,
+      WORKSPACE_PATH: "/tmp/rehearsal/shared",
+      TMPDIR: "/tmp/rehearsal/job-worker/tmp",
+    });
+    expect(local.metricsUrl).toBe("http://127.0.0.1:18081/metrics");
+    expect(local.differences.join("\n")).toMatch(
+      /emulators of Service Bus \(localhost:5672\).*rather than in sb-mcp-test[\s\S]*18080 and 18081 rather than 8080/,
+    );
+  });
+});
+
 describe("on this machine", () => {
   test("it differs from its container in what is said, and in nothing else", () => {
     const server = deployedServer(serverObjects({ data: { NOTES: "/workspace/notes", OTHER: "/workspaces" } }));
@@ -61,8 +96,8 @@ describe("on this machine", () => {
       HOST: "127.0.0.1",
       API_KEY_HASHES: `sha256:${createHash("sha256").update("another").digest("hex")}`,
       SHUTDOWN_DRAIN_SECONDS: "0",
-      WORKSPACE_PATH: "/volumes/workspace",
-      NOTES: "/volumes/workspace/notes",
+      WORKSPACE_PATH: "/volumes/mcp-server/workspace",
+      NOTES: "/volumes/mcp-server/workspace/notes",
     });
     expect(local.url).toBe("http://127.0.0.1:8080/mcp");
     expect(local.differences.join("\n")).toMatch(/127\.0\.0\.1[\s\S]*load balancers[\s\S]*\/workspace is a temporary/);
@@ -77,6 +112,13 @@ describe("on this machine", () => {
     expect(local.environment).not.toHaveProperty("API_KEYS_SECRET");
     expect(local.environment).not.toHaveProperty("AZURE_CLIENT_ID");
     expect(local.differences.join("\n")).toMatch(/no register of keys[\s\S]*AZURE_AUTHORITY_HOST alone/);
+  });
+
+  test("without emulators it runs jobs itself, and looks for no queue and no table in Azure", () => {
+    const server = deployedServer(serverObjects({ data: JOB_VARIABLES }));
+    const local = localServer(server, { key: KEY, volumes: "/volumes" });
+    expect(Object.keys(local.environment).filter((name) => Object.hasOwn(JOB_VARIABLES, name))).toEqual([]);
+    expect(local.differences.join("\n")).toContain("runs jobs itself");
   });
 
   test("its callers are those of its AUTH_MODE, and a server open to all is none to rehearse", async () => {
@@ -105,9 +147,10 @@ describe("on this machine", () => {
 
   test("it starts, passes its probes, serves real clients of both generations, and ends leaving nothing", async () => {
     const volumes = await directory();
-    const server = deployedServer(serverObjects());
+    // A cancelled job hears of it within a third of its lease.
+    const server = deployedServer(serverObjects({ data: { JOB_LEASE_SECONDS: "2" } }));
     const local = localServer(server, { key: KEY, volumes, ports: await freePorts() });
-    const running = await startServer(local, server.terminationGraceSeconds);
+    const running = await startWorkload(local, server.terminationGraceSeconds);
     onTestFinished(async () => void (await running.stop()));
     for (const name of ["startup", "readiness"] as const) {
       const probe = server.probes[name];
@@ -119,7 +162,8 @@ describe("on this machine", () => {
     expect(terminal.text()).toContain("protocol 2025-11-25");
     expect(terminal.text()).toContain("system_info 2, file_operation 8, execute_command 2");
     expect(terminal.text()).not.toContain(KEY);
-    expect(await readdir(join(volumes, "workspace"))).toEqual([]);
+    const left = await readdir(join(volumes, "mcp-server/workspace"), { recursive: true, withFileTypes: true });
+    expect(left.filter((entry) => entry.isFile())).toEqual([]);
 
     await expect(running.stop()).resolves.toEqual({ code: 0, signal: null, killed: false });
     await expect(fetch(local.url)).rejects.toThrow();
@@ -128,7 +172,7 @@ describe("on this machine", () => {
   test("a server that refuses its environment is reported with its own words", async () => {
     const server = deployedServer(serverObjects({ data: { LOG_LEVEL: "loud" } }));
     const local = localServer(server, { key: KEY, volumes: await directory(), ports: await freePorts() });
-    const running = await startServer(local, 1);
+    const running = await startWorkload(local, 1);
     const probe = server.probes.startup;
     if (!probe) throw new Error("the fixture has a startup probe");
     await expect(waitForProbe("startup", probe, server, local, running)).rejects.toThrow(
@@ -142,7 +186,7 @@ describe("on this machine", () => {
     };
     const server = deployedServer(serverObjects({ container }));
     const local = localServer(server, { key: KEY, volumes: await directory(), ports: await freePorts() });
-    const running = await startServer(local, 5);
+    const running = await startWorkload(local, 5);
     onTestFinished(async () => void (await running.stop()));
     const probe = server.probes.startup;
     const listening = server.probes.readiness;
@@ -167,9 +211,9 @@ describe("on this machine", () => {
   test("volume directories are made under the rehearsal's own", async () => {
     const volumes = await directory();
     const local = localServer(deployedServer(serverObjects()), { key: KEY, volumes, ports: await freePorts() });
-    const running = await startServer({ ...local, command: [process.execPath, "--version"] }, 1);
+    const running = await startWorkload({ ...local, command: [process.execPath, "--version"] }, 1);
     await running.ended;
-    await Promise.all(["workspace", "tmp"].map((name) => access(join(volumes, name))));
+    await Promise.all(["workspace", "tmp"].map((name) => access(join(volumes, "mcp-server", name))));
     expect(running.lastLines()).toBe(process.version);
   });
 });

@@ -1,0 +1,180 @@
+import { parseEnvironment } from "../../../server/config.ts";
+import { after, FINAL_STATES, type Job, type JobRef } from "../../../server/services/jobs/job.ts";
+import { queuedJob } from "../../../server/services/jobs/jobs.ts";
+import { readMessage } from "../../../server/services/jobs/messages.ts";
+import type { DeadLetter, JobQueue } from "../../../server/services/jobs/queue.ts";
+import { JobConflict, type JobStore, type StoredJob, UnreadableJob } from "../../../server/services/jobs/store.ts";
+
+/*
+ * What was set aside, seen from both sides: the queue has dead letters, the store has dead jobs. A worker writes the store
+ * first, so a job may be dead without a letter; the queue sets messages aside by itself, so there may be a letter of a
+ * job that is not dead. Every step here can be taken again after whatever ended the one before.
+ */
+
+/** One thing that was set aside: a letter, a dead job, or mostly both. */
+export interface SetAside {
+  /** What the command line calls it: the letter's sequence number, or without a letter the job's id. */
+  readonly name: string;
+  /** Undefined: the job is dead, and the queue has nothing of it. */
+  readonly letter?: DeadLetter;
+  /** Undefined: the message cannot be read. */
+  readonly ref?: JobRef;
+  /** Undefined: the store has no such job, or has it no more. */
+  readonly job?: Job;
+}
+
+/** What became of one of them. */
+export interface Settled {
+  readonly name: string;
+  readonly job?: string;
+  /**
+   * `replayed`: it will run again. `resent`: the job had not ended, and its message is in the queue again. `ended`: the job
+   * has ended by other means, and the letter is gone. `dropped`: the letter is gone, and the job is dead. `kept`: nothing
+   * was done.
+   */
+  readonly outcome: "replayed" | "resent" | "ended" | "dropped" | "kept";
+  /** A sentence, where the outcome does not say it all. */
+  readonly because?: string;
+}
+
+interface Jobs {
+  readonly store: JobStore;
+  readonly queue: Pick<JobQueue, "send" | "deadLetters">;
+}
+
+/** A running job whose row is older than that has no worker any more. */
+const LEASE_MS = parseEnvironment({}).JOB_LEASE_SECONDS * 1000;
+const NO_JOB =
+  "The store has no such job (any more), or none that can be read: mcp-aks jobs replay mends that, or it can only be dropped.";
+const UNREADABLE =
+  "Its message cannot be read by this version: use the one that the stack was deployed with, or it can only be dropped.";
+/** Tries again when somebody else has changed the row meanwhile. */
+const ROUNDS = 5;
+
+/**
+ * What was set aside, letters first, the oldest first.
+ *
+ * @param limit of letters, and of dead jobs of each partition.
+ */
+export async function listSetAside(
+  { store, queue }: Jobs,
+  { partitions, limit }: { readonly partitions: readonly string[]; readonly limit: number },
+): Promise<readonly SetAside[]> {
+  const letters: SetAside[] = [];
+  for (const letter of await queue.deadLetters.list(limit)) {
+    const read = readMessage(letter.body);
+    const ref = read.kind === "job" ? read.ref : undefined;
+    const stored = ref && (await readable(store, ref));
+    letters.push({ name: letter.sequence, letter, ...(ref && { ref }), ...(stored && { job: stored.job }) });
+  }
+  const known = new Set(letters.map(({ ref }) => ref?.id));
+  const dead: SetAside[] = [];
+  for (const partition of partitions) {
+    const { jobs } = await store.list({ partition, states: ["dead"], limit });
+    for (const job of jobs) if (!known.has(job.id)) dead.push({ name: job.id, ref: job, job });
+  }
+  return [
+    ...letters,
+    ...dead.toSorted((one, other) => ((one.job?.endedAt ?? "") < (other.job?.endedAt ?? "") ? -1 : 1)),
+  ];
+}
+
+/** A job, if there is one that can be read. */
+async function readable(store: JobStore, ref: JobRef): Promise<StoredJob | undefined> {
+  try {
+    return await store.read(ref);
+  } catch (error) {
+    if (error instanceof UnreadableJob) return undefined;
+    throw error;
+  }
+}
+
+/**
+ * Has a job run again. First the store says so, and owes the queue the message; whatever ends this process after that,
+ * servers and workers see to it. Then the message is sent and the letter taken out; a second message does no harm.
+ */
+export async function replay(
+  { store, queue }: Jobs,
+  { name, letter, ref }: SetAside,
+  { by, deadlineMs }: { readonly by: string; readonly deadlineMs: number },
+): Promise<Settled> {
+  if (ref === undefined) return { name, outcome: "kept", because: UNREADABLE };
+  for (let round = 1; round <= ROUNDS; round++) {
+    const stored = await readable(store, ref);
+    if (stored === undefined) {
+      return {
+        name,
+        job: ref.id,
+        outcome: "kept",
+        because: NO_JOB,
+      };
+    }
+    let { job } = stored;
+    const wasDead = job.state === "dead";
+    if (!wasDead && FINAL_STATES.has(job.state)) {
+      if (letter) await queue.deadLetters.drop(letter.sequence);
+      return { name, job: job.id, outcome: "ended", because: `It has ended since: ${job.state}.` };
+    }
+    if (wasDead) {
+      const at = new Date(store.now()).toISOString();
+      const deadline = new Date(store.now() + deadlineMs).toISOString();
+      const event = { type: "replayed", by, deadline, at } as const;
+      try {
+        ({ job } = await store.update(stored, after(job, event, ref), [event], { owed: true }));
+      } catch (error) {
+        if (error instanceof JobConflict) continue;
+        throw error;
+      }
+    }
+    // A message of its own: the queue may still know the first one, and would drop its like.
+    const message = queuedJob(job, true);
+    const moved = letter !== undefined && (await queue.deadLetters.replay(letter.sequence, message.id));
+    if (!moved) await queue.send(message);
+    await store.sent(ref);
+    return { name, job: job.id, outcome: wasDead ? "replayed" : "resent" };
+  }
+  return {
+    name,
+    job: ref.id,
+    outcome: "kept",
+    because: "Others keep changing the job; see what it is, and try again.",
+  };
+}
+
+/** Takes a letter out for good. A job that had not ended is dead by that, and says why: nothing would ever run it. */
+export async function drop({ store, queue }: Jobs, { name, letter, ref }: SetAside): Promise<Settled> {
+  if (letter === undefined) {
+    return {
+      name,
+      job: name,
+      outcome: "kept",
+      because: "It has no message that could be dropped; the job stays dead.",
+    };
+  }
+  for (let round = 1; ref !== undefined && round <= ROUNDS; round++) {
+    const stored = await readable(store, ref);
+    if (stored === undefined || FINAL_STATES.has(stored.job.state)) break;
+    if (stored.job.state === "running" && stored.readAt - stored.changedAt < LEASE_MS) {
+      return {
+        name,
+        job: ref.id,
+        outcome: "kept",
+        because: "It is running; drop what is left of it when it has ended.",
+      };
+    }
+    const at = new Date(store.now()).toISOString();
+    const reason = `Its message was set aside by the queue (${letter.reason}), and dropped by an operator.`;
+    const event = { type: "dead-lettered", reason, at } as const;
+    try {
+      await store.update(stored, after(stored.job, event, ref), [event]);
+      break;
+    } catch (error) {
+      if (!(error instanceof JobConflict)) throw error;
+      if (round === ROUNDS)
+        return { name, job: ref.id, outcome: "kept", because: "Others keep changing the job; try again." };
+    }
+  }
+  const there = await queue.deadLetters.drop(letter.sequence);
+  const gone = there ? {} : { because: "It was gone already." };
+  return { name, ...(ref && { job: ref.id }), outcome: "dropped", ...gone };
+}
