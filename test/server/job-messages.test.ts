@@ -101,17 +101,17 @@ describe("a job's message", () => {
   test("that is garbage never throws, and names no job that it does not say", () => {
     const almost = fc.record(
       {
-        version: fc.oneof(fc.constant(1), fc.integer(), fc.anything()),
-        readableFrom: fc.oneof(fc.constant(1), fc.integer(), fc.anything()),
+        version: fc.constantFrom<unknown>(1, 2, 3, 0, -1, 1.5, 1e300, "1", null, [], {}),
+        readableFrom: fc.constantFrom<unknown>(1, 2, 3, 0, -1, 1.5, 1e300, "1", null, [], {}),
         partition: fc.oneof(fc.constant(ref.partition), fc.string()),
         id: fc.oneof(fc.constant(ref.id), fc.string()),
       },
       { requiredKeys: [] },
     );
     const garbage = fc.oneof(
-      fc.string({ unit: "binary" }),
+      fc.uint8Array().map((bytes) => Buffer.from(bytes).toString("latin1")),
       fc.json(),
-      almost.map((body) => JSON.stringify(body, (_key, value) => (typeof value === "bigint" ? `${value}` : value))),
+      almost.map((body) => JSON.stringify(body)),
     );
     fc.assert(
       fc.property(garbage, fc.constantFrom(...programs), (body, { format }) => {
@@ -119,7 +119,7 @@ describe("a job's message", () => {
         if (read.kind === "job") expect(JSON.parse(body)).toMatchObject(read.ref);
         if (read.kind === "malformed") expect(read.why.length).toBeLessThan(200);
       }),
-      { numRuns: 300 },
+      { numRuns: 500 },
     );
   });
 });

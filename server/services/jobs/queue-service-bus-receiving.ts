@@ -63,6 +63,8 @@ export function receiveFromServiceBus(source: Source): Receiving {
   const waiting = new Set<Waiting>();
   const reservations = new Set<(session: ServiceBusSessionReceiver) => void>();
   const held = new Set<() => void>();
+  /** Gives back what came while stopping: once no slot has credit left, or it would go from one to the next, and count. */
+  const cameTooLate: (() => Promise<void>)[] = [];
   const stopping = new AbortController();
   const stopped = () => stopping.signal.aborted;
   let accepting = false;
@@ -116,9 +118,9 @@ export function receiveFromServiceBus(source: Source): Receiving {
         acceptSessions();
         message = await takeOne(receiver, slot.signal);
       }
-      if (message !== undefined && stopped()) await receiver.abandonMessage(message);
-      else if (message !== undefined) return { message };
-      return stopped() ? {} : { session: slot.accept() };
+      if (!stopped()) return message === undefined ? { session: slot.accept() } : { message };
+      if (message !== undefined) cameTooLate.push(() => receiver.abandonMessage(message));
+      return {};
     } finally {
       slot.refuse();
       waiting.delete(slot);
@@ -303,6 +305,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
       delay(STOP_MS, undefined, { signal: enough.signal }).catch(() => {}),
     ]);
     enough.abort();
+    await Promise.allSettled(cameTooLate.splice(0).map((giveBack) => giveBack()));
   }
 }
 
