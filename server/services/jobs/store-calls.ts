@@ -48,7 +48,7 @@ export function isChanged(error: unknown): boolean {
 }
 
 /** The status that a storage service refused with, and the name it has for the reason. */
-function refusalOf(error: unknown): {
+export function refusalOf(error: unknown): {
   readonly status?: number | undefined;
   readonly code?: string | undefined;
 } {
