@@ -466,6 +466,7 @@ export function resilientStore(
     putContent: (ref, name, text) => content(() => store.putContent(ref, name, text)),
     content: (ref, name) => content(() => store.content(ref, name)),
     repair: (job) => row(() => store.repair(job)),
+    partitions: () => each(store.partitions()),
     check: () => row(() => store.check()),
   };
 }
