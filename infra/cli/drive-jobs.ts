@@ -1,7 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Driven } from "./drive.ts";
-import { asRecord, call, expect, toolCalls } from "./driven-tools.ts";
+import { asRecord, call, type Driven, expect, toolCalls } from "./driven-tools.ts";
 import { type McpSession, openSession } from "./mcp-session.ts";
 import type { Steps } from "./terminal.ts";
 

@@ -1,17 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { driveJobs } from "./drive-jobs.ts";
-import { asRecord, call, expect, toolCalls } from "./driven-tools.ts";
-import { credentialOf, type LocalIdentity } from "./local-identity.ts";
+import { asRecord, call, type Driven, expect, toolCalls } from "./driven-tools.ts";
+import { credentialOf } from "./local-identity.ts";
 import { type McpSession, openSession, SDKS, type Sdk } from "./mcp-session.ts";
 import type { Steps } from "./terminal.ts";
-
-/** A server to be driven, and what opens it. */
-export interface Driven extends Pick<LocalIdentity, "key" | "tokens"> {
-  readonly url: string;
-  readonly metricsUrl: string;
-  /** Who runs its jobs; absent: it does itself. */
-  readonly worker?: { readonly metricsUrl: string };
-}
 
 /** The tools that the rehearsal calls, and how often one client calls each. */
 const CALLS: Readonly<Record<string, number>> = { system_info: 1, file_operation: 4, execute_command: 1 };

@@ -1,7 +1,16 @@
 import { CliError } from "./cli-error.ts";
+import type { LocalIdentity } from "./local-identity.ts";
 import type { McpSession } from "./mcp-session.ts";
 
 /* What a rehearsal does with tools: it calls them, counts the calls, and says what is not as it should be. */
+
+/** A server to be driven, and what opens it. */
+export interface Driven extends Pick<LocalIdentity, "key" | "tokens"> {
+  readonly url: string;
+  readonly metricsUrl: string;
+  /** Who runs its jobs; absent: it does itself. */
+  readonly worker?: { readonly metricsUrl: string };
+}
 
 /** Successful calls of each tool, by `mcp_tool_calls_total` in the text format of Prometheus. */
 export async function toolCalls(metricsUrl: string): Promise<Map<string, number>> {

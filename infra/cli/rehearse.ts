@@ -6,7 +6,7 @@ import { knownStack } from "./checkout.ts";
 import { CliError } from "./cli-error.ts";
 import { printConfig } from "./config-file.ts";
 import { type DeployedWorkload, deployedServer, deployedWorker } from "./deployed-workload.ts";
-import type { Driven } from "./drive.ts";
+import type { Driven } from "./driven-tools.ts";
 import { type JobEmulators, startJobEmulators } from "./job-emulators.ts";
 import { waitForProbe } from "./kubelet.ts";
 import { credentialOf, localIdentity } from "./local-identity.ts";

@@ -8,8 +8,8 @@ import type { ServiceBus } from "../azure/service-bus.ts";
 import type { Storage } from "../azure/storage.ts";
 import type { Telemetry } from "../azure/telemetry.ts";
 import type { Settings } from "../settings.ts";
+import { PORTS, WORKSPACE_PATH } from "./container.ts";
 import type { WorkloadNamespace } from "./namespace.ts";
-import { PORTS, WORKSPACE_PATH } from "./pod.ts";
 
 /** What the tools of server and workers stand on. */
 export interface Backing {

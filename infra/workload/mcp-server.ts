@@ -17,6 +17,7 @@ import { LISTENERS } from "../platform/gateway-names.ts";
 import { PROMETHEUS_URL } from "../platform/monitoring.ts";
 import type { Settings } from "../settings.ts";
 import type { ApiKey } from "./api-key.ts";
+import { PORTS } from "./container.ts";
 import {
   type Backing,
   createEnvironment,
@@ -27,7 +28,7 @@ import {
 } from "./environment.ts";
 import type { ServerImage } from "./image.ts";
 import { MCP_SERVER, SERVER_LABELS, type WorkloadNamespace } from "./namespace.ts";
-import { PORTS, podTemplate } from "./pod.ts";
+import { podTemplate } from "./pod.ts";
 import type { Quotas } from "./quotas.ts";
 import { SERVER_RESOURCES } from "./sizes.ts";
 import type { Workspace } from "./workspace.ts";

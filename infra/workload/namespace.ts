@@ -27,9 +27,6 @@ export const WORKER_LABELS = {
   "app.kubernetes.io/component": "worker",
 };
 
-/** Who runs inside the containers: `USER` in server/Dockerfile. Files of the workspace belong to the group. */
-export const CONTAINER_USER = 10001;
-
 export interface WorkloadNamespaceArgs {
   /** Federated with {@link MCP_SERVER}. */
   readonly server: Pick<WorkloadIdentity, "clientId">;

@@ -6,8 +6,8 @@ import { customResource } from "../platform/custom-resource.ts";
 import { ENVOY_PROXIES } from "../platform/gateway-names.ts";
 import { PROMETHEUS_PODS } from "../platform/monitoring.ts";
 import { type PodsElsewhere, peer } from "../platform/network-peer.ts";
+import { PORTS } from "./container.ts";
 import { SERVER_LABELS, WORKER_LABELS, type WorkloadNamespace } from "./namespace.ts";
-import { PORTS } from "./pod.ts";
 
 const COMPONENT = "app.kubernetes.io/component";
 const SERVER = SERVER_LABELS[COMPONENT];

@@ -1,16 +1,9 @@
 import type { core, meta } from "@pulumi/kubernetes/types/input.js";
 import type { Input, Output } from "@pulumi/pulumi";
+import { CONTAINER_USER, PORTS, WORKSPACE_PATH } from "./container.ts";
 import type { Environment } from "./environment.ts";
 import type { ServerImage } from "./image.ts";
-import { CONTAINER_USER } from "./namespace.ts";
 import type { Workspace } from "./workspace.ts";
-
-/**
- * Container ports: the first is for requests and probes, the second Prometheus's alone. NetworkPolicies need the numbers.
- */
-export const PORTS = { http: 8080, metrics: 9090 } as const;
-
-export const WORKSPACE_PATH = "/workspace";
 
 /**
  * Seconds that the kubelet waits beyond a process's own grace before it kills it: closing connections and flushing

@@ -1,6 +1,6 @@
 import type { CallToolResult } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
-import { failure } from "../mcp/tool-calls.ts";
+import { failure } from "../mcp/outcome.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { Job, JobEvent } from "../services/jobs/job.ts";
 import { resultName } from "../services/jobs/jobs.ts";

@@ -1,8 +1,9 @@
 import { type CallToolResult, isCallToolResult, ProtocolError } from "@modelcontextprotocol/server";
 import { CallRefused } from "../mcp/call-gate.ts";
+import { failure } from "../mcp/outcome.ts";
 import type { DirectCalls } from "../mcp/protocol.ts";
 import { PROTOCOL_ERROR_META } from "../mcp/task-forms.ts";
-import { type CarryOut, failure } from "../mcp/tool-calls.ts";
+import type { CarryOut } from "../mcp/tool-calls.ts";
 import { AuditUnavailable } from "../observability/audit.ts";
 import type { Job } from "../services/jobs/job.ts";
 import { ConnectorUnavailable } from "../services/resilience.ts";

@@ -11,7 +11,7 @@ import { ownerOf } from "../services/jobs/job.ts";
 import { ConnectorUnavailable } from "../services/resilience.ts";
 import { unlessAborted } from "../services/unless-aborted.ts";
 import { callerKey, IDEMPOTENCY_KEY, type Tool, ToolBusy, type ToolContext } from "../tools/define-tool.ts";
-import { failure, type Outcome } from "./tool-calls.ts";
+import { failure, type Outcome } from "./outcome.ts";
 
 /** A call of a tool with effects that came with an idempotency key. */
 export interface KeyedCall {

@@ -6,9 +6,9 @@ import { InputNeeded } from "../tools/client-channel.ts";
 import type { Caller } from "../tools/define-tool.ts";
 import { channelOf } from "./channel.ts";
 import { type Answering, answering } from "./exchange.ts";
+import { askedFor } from "./outcome.ts";
 import { pagesOf } from "./pages.ts";
 import { assertInScope, type ScopeFor, scopeForRole } from "./step-up.ts";
-import { askedFor } from "./tool-calls.ts";
 
 interface PromptMethods {
   readonly methods: readonly Answering[];

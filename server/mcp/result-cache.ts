@@ -4,7 +4,7 @@ import { digestOf } from "../services/arguments-digest.ts";
 import type { SharedStore } from "../services/shared-store.ts";
 import { unlessAborted } from "../services/unless-aborted.ts";
 import { callerKey, type Tool, type ToolContext } from "../tools/define-tool.ts";
-import type { Outcome } from "./tool-calls.ts";
+import type { Outcome } from "./outcome.ts";
 
 /** A call of a tool whose results may be given again. */
 export interface CachedCall {

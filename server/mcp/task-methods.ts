@@ -19,11 +19,12 @@ import { type CallGate, CallRefused, type Entered } from "./call-gate.ts";
 import { channelOf } from "./channel.ts";
 import { type Answering, answeringFor, type Exchange } from "./exchange.ts";
 import { lengthOf, linkTo } from "./long-results.ts";
+import { failure } from "./outcome.ts";
 import { TRANSPORT_ERROR } from "./refusals.ts";
 import { isEnded, newerTask, type Outcome, olderStatus, olderTask, outcomeOf, TASKS_EXTENSION } from "./task-forms.ts";
 import { missingTasks } from "./task-news.ts";
 import { TaskCreated } from "./task-server.ts";
-import { failure, logBroken, logRefusal } from "./tool-calls.ts";
+import { logBroken, logRefusal } from "./tool-calls.ts";
 
 interface TaskMethodsOptions {
   readonly jobs: Jobs;

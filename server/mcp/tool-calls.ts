@@ -1,18 +1,14 @@
-import {
-  type CallToolResult,
-  type InputRequiredResult,
-  inputRequired,
-  ProtocolError,
-} from "@modelcontextprotocol/server";
+import { ProtocolError } from "@modelcontextprotocol/server";
 import type { FastifyBaseLogger } from "fastify";
 import { AuditUnavailable } from "../observability/audit.ts";
-import type { Metrics, ToolStatus } from "../observability/metrics.ts";
+import type { Metrics } from "../observability/metrics.ts";
 import { ConnectorUnavailable } from "../services/resilience.ts";
 import { InputNeeded } from "../tools/client-channel.ts";
 import { type Caller, type Tool, type ToolContext, ToolFailure } from "../tools/define-tool.ts";
 import { type CallGate, CallRefused, type Entered } from "./call-gate.ts";
 import type { IdempotentCalls } from "./idempotent-calls.ts";
 import { lengthOf, linkTo } from "./long-results.ts";
+import { askedFor, failure, type Outcome } from "./outcome.ts";
 import type { ResultCache } from "./result-cache.ts";
 
 export interface ToolCallsOptions {
@@ -21,15 +17,6 @@ export interface ToolCallsOptions {
   readonly log: FastifyBaseLogger;
   readonly idempotentCalls: IdempotentCalls;
   readonly resultCache: ResultCache;
-}
-
-/** How a call ended, or that it did not begin. */
-export interface Outcome {
-  readonly status: ToolStatus;
-  /** Absent when `error` is the protocol's own, to be thrown. */
-  readonly result?: CallToolResult | InputRequiredResult;
-  /** What was thrown, if something was: by the gate a {@link CallRefused}, an {@link AuditUnavailable} or a {@link ProtocolError}; or by the tool. */
-  readonly error?: unknown;
 }
 
 /** Passes the gate, which puts the call on record, runs a tool, and counts the call: for requests and jobs alike. */
@@ -104,13 +91,6 @@ async function outcomeOf(tool: Tool, args: unknown, context: ToolContext, result
   }
 }
 
-export function askedFor({ requests, state }: InputNeeded): InputRequiredResult {
-  return inputRequired({
-    ...(requests !== undefined && { inputRequests: requests }),
-    ...(state !== undefined && { requestState: state }),
-  });
-}
-
 /** Logs that a call was not let in, where the audit trail does not tell: it failed, or something else did. */
 export function logRefusal(log: FastifyBaseLogger, caller: Caller, tool: string, error: unknown): void {
   // A denial.
@@ -126,11 +106,4 @@ export function logRefusal(log: FastifyBaseLogger, caller: Caller, tool: string,
 export function logBroken(log: FastifyBaseLogger, caller: Caller, tool: string, error: unknown): void {
   const { subject, method, keyId } = caller;
   log.error({ event: "tool.broken", tool, subject, method, keyId, err: error });
-}
-
-export function failure(sentence: string, output?: Record<string, unknown>): CallToolResult {
-  const content: CallToolResult["content"] = [{ type: "text", text: sentence }];
-  if (output === undefined) return { content, isError: true };
-  content.push({ type: "text", text: JSON.stringify(output) });
-  return { content, structuredContent: output, isError: true };
 }
