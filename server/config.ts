@@ -436,7 +436,7 @@ const variables = {
   JOB_CONCURRENCY: withDefault(wholeNumber(1, 256), "4"),
   /** Runs of one job that may be lost or break before it is set aside. Default 5. */
   JOB_ATTEMPTS: withDefault(wholeNumber(1, 100), "5"),
-  /** From a job's submission to its end, at the longest, and when its submitter names no time. Seconds, default 3600. */
+  /** From a job's submission to its end, when its submitter names no time. Seconds, default 3600. */
   JOB_DEADLINE_SECONDS: withDefault(wholeNumber(1, 7 * 86_400, "(seconds)"), "3600"),
   /** How long a job is its worker's without a sign of life. Seconds, default 60. */
   JOB_LEASE_SECONDS: withDefault(wholeNumber(2, 3600, "(seconds)"), "60"),

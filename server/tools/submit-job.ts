@@ -38,7 +38,8 @@ export const submitJob = defineTool({
       .positive("it must be more than 0 seconds")
       .optional()
       .describe(
-        "Seconds from now after which the job is ended, waiting included. Default and maximum are set by the server.",
+        "Seconds from now after which the job is ended, waiting included: a week (604800) at most. The server sets what " +
+          "it is by default, an hour unless it is told otherwise.",
       ),
     order_key: key("a key")
       .optional()

@@ -104,8 +104,8 @@ describe("a job is refused", () => {
     expect(await sentence("admin", { tool: "execute_command", arguments: { comand: "ls" } })).toMatch(
       /^execute_command was not run\. .*Unknown argument "comand"; execute_command takes command, args/,
     );
-    expect(await sentence("admin", { tool: "execute_command", arguments: ls, deadline_seconds: 4000 })).toBe(
-      'Argument "deadline_seconds" is 4000: jobs here have at most 3600 seconds; give less, or leave it out.',
+    expect(await sentence("admin", { tool: "execute_command", arguments: ls, deadline_seconds: 700_000 })).toBe(
+      'Argument "deadline_seconds" is 700000: a job has at most 604800 seconds, a week; give less, or leave it out.',
     );
     expect((await call(server, "operator", "list_jobs")).structuredContent).toEqual({ jobs: [] });
   });

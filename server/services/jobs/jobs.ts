@@ -30,7 +30,7 @@ export interface JobRequest {
   readonly args: unknown;
   /** The same key of the same submitter is the same job, as long as the job is kept. */
   readonly idempotencyKey?: string | undefined;
-  /** From now; the configuration's, JOB_DEADLINE_SECONDS, unless it is less. */
+  /** From now, at most {@link LONGEST_DEADLINE_SECONDS}; default: the configuration's, JOB_DEADLINE_SECONDS. */
   readonly deadlineSeconds?: number | undefined;
   readonly orderKey?: string | undefined;
   /** Default: whether the tool says of itself that it only reads, or may be repeated. */
@@ -99,7 +99,7 @@ export interface JobsOptions {
   readonly open: () => Promise<JobBacking>;
   readonly tools: JobTools;
   readonly rules: JobRules;
-  /** The most time that a job may have, and what it has when its submitter names none. */
+  /** The time that a job has when its submitter names none. */
   readonly deadlineSeconds: number;
   /** Hears of what was done to a job by other than a worker, and of what queue or store could not do. */
   readonly observe: {
@@ -108,6 +108,8 @@ export interface JobsOptions {
   };
 }
 
+/** A week: a day less than a message stays in the queue (infra/azure/service-bus.ts). */
+export const LONGEST_DEADLINE_SECONDS = 7 * 86_400;
 /** Jobs of one caller that have not ended. One caller's work cannot fill what is everybody's queue. */
 export const MOST_UNFINISHED = 2000;
 /** How long a count of them is good for. Other replicas may take some meanwhile: the bound is one in kind, not exact. */
@@ -218,9 +220,9 @@ export function createJobs({ open, tools, rules, deadlineSeconds, observe }: Job
       const { tool, args = {}, idempotencyKey, orderKey, traceId } = request;
       const examined = tools.examine(caller, tool, args);
       const seconds = request.deadlineSeconds ?? deadlineSeconds;
-      if (seconds > deadlineSeconds) {
+      if (seconds > LONGEST_DEADLINE_SECONDS) {
         throw new JobRefused(
-          `Argument "deadline_seconds" is ${seconds}: jobs here have at most ${deadlineSeconds} seconds; give less, or leave it out.`,
+          `Argument "deadline_seconds" is ${seconds}: a job has at most ${LONGEST_DEADLINE_SECONDS} seconds, a week; give less, or leave it out.`,
         );
       }
       const argumentsDigest = digestOf(args);
