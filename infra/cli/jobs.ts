@@ -6,12 +6,14 @@ import {
   JOB_STATES,
   type Job,
   type JobEvent,
+  type JobRef,
   type JobState,
   type LoggedEvent,
 } from "../../server/services/jobs/job.ts";
 import type { Difference } from "../../server/services/jobs/replay.ts";
 import { CliError, EXIT } from "./cli-error.ts";
 import { duration } from "./duration.ts";
+import type { Cancelled } from "./jobs/cancel.ts";
 import type { SetAside, Settled } from "./jobs/dead-letters.ts";
 import { type OpenJobs, type PlaceOptions, withJobs } from "./jobs/open-jobs.ts";
 import { confirm, type Terminal, table } from "./terminal.ts";
@@ -34,6 +36,11 @@ interface ReplayLettersOptions extends ChangeOptions {
   readonly deadline: number;
 }
 
+interface CancelOptions extends Options {
+  readonly submitter?: string;
+  readonly yes?: true;
+}
+
 interface ReplayOptions extends Options {
   readonly since: string;
   readonly dryRun?: true;
@@ -47,7 +54,7 @@ const MOST_SET_ASIDE = 1000;
 const DEADLINE_MS = parseEnvironment({}).JOB_DEADLINE_SECONDS * 1000;
 const HOUR_MS = 60 * 60_000;
 
-/** `jobs list|show|dead-letter|replay`: the jobs of a stack, for whoever operates it. */
+/** `jobs list|show|cancel|dead-letter|replay`: the jobs of a stack, for whoever operates it. */
 export function jobsCommand(terminal: Terminal): Command {
   const withPlace = (command: Command) =>
     command
@@ -69,6 +76,16 @@ export function jobsCommand(terminal: Terminal): Command {
     .description("Shows a job and its events. What it was given and what it gave are its submitter's, and not shown.")
     .addArgument(new Argument("<id>", "the job"))
     .action((id: string, options: Options) => showJob(id, options, terminal));
+  const cancelThem = withPlace(new Command("cancel"))
+    .summary("end jobs, whoever submitted them")
+    .description(
+      "Ends jobs: at once while they wait, within seconds while they run. With --submitter all of one caller's that have " +
+        "not ended, as when its key has leaked: what it submitted would still be run.",
+    )
+    .addArgument(new Argument("[ids...]", "the jobs"))
+    .option("--submitter <name>", "all of this caller's, as the column SUBMITTER of list has it")
+    .option("-y, --yes", "do not ask")
+    .action((ids: string[], options: CancelOptions) => cancelJobs(ids, options, terminal));
   const letters = withPlace(new Command("list"))
     .summary("show what was set aside, and why")
     .description(
@@ -112,7 +129,7 @@ export function jobsCommand(terminal: Terminal): Command {
     .action((options: ReplayOptions) => replayLog(options, terminal));
 
   const jobs = new Command("jobs")
-    .summary("see jobs, and what was set aside; replay it or drop it")
+    .summary("see and cancel jobs; replay or drop what was set aside")
     .description(
       "The jobs that callers have submitted. Those of the rehearsal while one runs on this machine; else the deployed " +
         "stack's, with your own rights (az login), which mcp:admins have: see docs/jobs-command.md.",
@@ -124,6 +141,7 @@ export function jobsCommand(terminal: Terminal): Command {
 Examples:
   mcp-aks jobs list --stack prod --state running queued
   mcp-aks jobs show 7zw3kq0v9m2n4p6r8t0v2x4y6z --stack prod
+  mcp-aks jobs cancel --submitter key:ci --stack prod
   mcp-aks jobs dead-letter list --stack prod
   mcp-aks jobs dead-letter replay 41 42 --stack prod --deadline 2h
   mcp-aks jobs dead-letter drop 43 --stack prod --yes
@@ -132,7 +150,7 @@ Examples:
 Exit codes: 0 done, 1 failed, or not all of it could be done, or replay --dry-run has found differences, 2 the command
 line asks for something that does not exist.`,
     );
-  for (const command of [list, show, deadLetter, replayEvents]) jobs.addCommand(command);
+  for (const command of [list, show, cancelThem, deadLetter, replayEvents]) jobs.addCommand(command);
   return jobs;
 }
 
@@ -221,6 +239,52 @@ async function showJob(id: string, options: Options, terminal: Terminal): Promis
     );
   });
 }
+
+async function cancelJobs(ids: readonly string[], options: CancelOptions, terminal: Terminal): Promise<void> {
+  const { submitter } = options;
+  if (ids.length > 0 === (submitter !== undefined)) {
+    throw new CliError("Say which, by id, or whose by --submitter, and not both.", EXIT.usage);
+  }
+  for (const id of ids) {
+    if (!JOB_ID.test(id)) throw new CliError(`"${id}" is no job's id; mcp-aks jobs list has them.`, EXIT.usage);
+  }
+  await withJobs(options, async ({ place, partitions, store }) => {
+    const { cancel, unfinishedOf } = await import("./jobs/cancel.ts");
+    const meant: JobRef[] = [];
+    if (submitter !== undefined) meant.push(...(await unfinishedOf(store, { partitions, submitter })));
+    for (const id of ids) {
+      const found = await Promise.all(partitions.map((partition) => store.read({ partition, id })));
+      const job = found.find((each) => each !== undefined)?.job;
+      if (job === undefined) throw new CliError(`There is no job ${id} in ${partitions.join(", ")} of ${place}.`);
+      meant.push(job);
+    }
+    if (meant.length > 0 && !options.yes) {
+      await confirm(terminal, {
+        would: `end ${countOf(meant)}`,
+        question: `End ${countOf(meant)}?`,
+        otherwise: "Nothing was cancelled.",
+      });
+    }
+    const by = userInfo().username;
+    const done: { readonly id: string; readonly outcome: Cancelled }[] = [];
+    for (const ref of meant) {
+      const outcome = await cancel(store, ref, by);
+      done.push({ id: ref.id, outcome });
+      if (!options.json) terminal.err(`${outcome === "kept" ? "✖" : "✔"} ${ref.id}: ${CANCELLED[outcome]}\n`);
+    }
+    if (options.json) json(terminal, { cancelled: done });
+    else if (meant.length === 0) terminal.err(`${submitter} has no jobs that have not ended, in ${place}.\n`);
+    const kept = done.filter(({ outcome }) => outcome === "kept").length;
+    if (kept > 0) throw new CliError(`${kept} of ${done.length} could not be cancelled; try again.`);
+  });
+}
+
+const CANCELLED: Readonly<Record<Cancelled, string>> = {
+  cancelled: "cancelled.",
+  asked: "it runs, and is told to end.",
+  ended: "it had ended.",
+  kept: "others keep changing it.",
+};
 
 /** What an event says beside its name. */
 function detailOf(event: JobEvent): string {

@@ -14,7 +14,7 @@ import {
   partitionOf,
 } from "./job.ts";
 import { writeMessage } from "./messages.ts";
-import { type JobRules, nextStep } from "./next-step.ts";
+import { cancelling, type JobRules, nextStep } from "./next-step.ts";
 import type { JobQueue } from "./queue.ts";
 import { InvalidCursor, JobConflict, type JobStore, type StoredJob } from "./store.ts";
 import { StoreFull } from "./store-memory.ts";
@@ -302,20 +302,7 @@ export function createJobs({ open, tools, rules, deadlineSeconds, observe }: Job
     cancel: (by, id) =>
       reach(async ({ store }) => {
         const found = await find(store, by, id);
-        return (
-          found &&
-          change(store, found, (stored) => {
-            const { job, readAt } = stored;
-            if (FINAL_STATES.has(job.state)) return [];
-            const at = new Date(readAt).toISOString();
-            const { step } = nextStep(stored, rules);
-            // Whoever runs it is alive, and hears of it within seconds.
-            const running = job.state === "running" && step === "wait";
-            if (running && job.cancelRequestedAt !== undefined) return [];
-            const requested: JobEvent = { type: "cancel-requested", by: by.owner, at };
-            return running ? [requested] : [requested, { type: "cancelled", at }];
-          })
-        );
+        return found && change(store, found, (stored) => cancelling(stored, by.owner, rules.leaseMs));
       }),
   };
 

@@ -57,6 +57,20 @@ export function expired(job: Job, now: number): JobEvent | undefined {
   return { type: "expired", reason, at: new Date(now).toISOString() };
 }
 
+/**
+ * What asking for a job's end makes of it: an end at once where nobody runs it, and a request to whoever does. Nothing
+ * where it has ended, or has been asked before.
+ */
+export function cancelling({ job, readAt, changedAt }: StoredJob, by: string, leaseMs: number): readonly JobEvent[] {
+  if (FINAL_STATES.has(job.state)) return [];
+  const at = new Date(readAt).toISOString();
+  const requested: JobEvent = { type: "cancel-requested", by, at };
+  // Whoever runs it is alive, and hears of it within seconds.
+  const running = job.state === "running" && changedAt + leaseMs > readAt;
+  if (!running) return [requested, { type: "cancelled", at }];
+  return job.cancelRequestedAt === undefined ? [requested] : [];
+}
+
 /** After a run that was lost or broke: another one, later, or none any more. */
 export function again(job: Job, reason: string, rules: JobRules, now: number): JobEvent {
   const at = new Date(now).toISOString();

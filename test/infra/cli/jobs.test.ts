@@ -166,6 +166,43 @@ const sequenceOf = async ({ id }: Job) => {
 };
 const stateOf = async (ref: JobRef) => (await store.read(ref))?.job;
 
+describe("jobs cancel", () => {
+  const from = (subject: string) => ({ caller: { subject, method: "entra", role: "operator", tenant } as const });
+
+  test("ends all of one submitter's that have not ended, and nobody else's", async () => {
+    const waiting = await job(undefined, from("eve"));
+    const running = await job(({ at }) => [{ type: "started", attempt: 1, worker: "w1", at }], from("eve"));
+    const over = await job(toDeath, from("eve"));
+    const others = await job(undefined, from("ada"));
+    const { code, text } = await jobs("cancel", "--submitter", "eve", "--tenant", tenant, "--yes");
+    expect(code, text).toBe(0);
+    expect(await stateOf(waiting)).toMatchObject({ state: "cancelled" });
+    expect(await stateOf(running)).toMatchObject({ state: "running", cancelRequestedAt: expect.any(String) });
+    expect(await stateOf(over)).toMatchObject({ state: "dead" });
+    expect(await stateOf(others)).toEqual(others);
+    expect(text).toContain(`${waiting.id}: cancelled.`);
+    expect(text).toContain(`${running.id}: it runs, and is told to end.`);
+    // Nothing more comes of it the second time.
+    const again = await jobs("cancel", running.id, waiting.id, "--tenant", tenant, "--yes", "--json");
+    expect(JSON.parse(again.stdout)).toEqual({
+      cancelled: [
+        { id: running.id, outcome: "asked" },
+        { id: waiting.id, outcome: "ended" },
+      ],
+    });
+  });
+
+  test("asks first, and wants to know which", async () => {
+    const { id } = await job();
+    const { code, text } = await ask(async () => "n", "cancel", id, "--tenant", tenant);
+    expect(code, text).not.toBe(0);
+    expect(text).toContain("Nothing was cancelled.");
+    expect(await stateOf({ partition: `tenant-${tenant}`, id })).toMatchObject({ state: "queued" });
+    expect((await jobs("cancel")).text).toContain("Say which, by id, or whose by --submitter");
+    expect((await jobs("cancel", "x")).text).toContain('"x" is no job\'s id');
+  });
+});
+
 describe("jobs list and show", () => {
   test("tell the jobs of a tenant, the newest first, and those in a state", async () => {
     const old = await job(toDeath, { tool: "execute_command" });
