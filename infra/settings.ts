@@ -341,10 +341,12 @@ const EMAIL = /^[^\s@]+@[^\s@]+\.[^\s@]+$/;
 
 /** A secret, so its faults do not say what was given. */
 const webhook = z
-  .union([z.literal("").transform(() => undefined), z.url({ protocol: /^https$/ })], {
+  .string()
+  .default("")
+  .refine((value) => value === "" || URL.parse(value)?.protocol === "https:", {
     error: "is not an https URL (it is a secret, so not shown); copy it whole from where the webhook was made",
   })
-  .optional();
+  .transform((value) => (value === "" ? undefined : value));
 
 const admin = text(
   /^(User|Group|ServicePrincipal):[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i,
