@@ -1,4 +1,5 @@
 import { getStack, type Output, runtime } from "@pulumi/pulumi";
+import { AlertEmails } from "./azure/alert-emails.ts";
 import { AuditTrail } from "./azure/audit-trail.ts";
 import { Cache } from "./azure/cache.ts";
 import { Cluster } from "./azure/cluster.ts";
@@ -19,7 +20,7 @@ import { Gateway } from "./platform/gateway.ts";
 import { KEDA_OPERATOR, Keda } from "./platform/keda.ts";
 import { Logging } from "./platform/logging.ts";
 import { Monitoring } from "./platform/monitoring.ts";
-import { parseSettings, refusePlaceholders } from "./settings.ts";
+import { parseSettings, refuseClearText, refusePlaceholders } from "./settings.ts";
 import { Alerts } from "./workload/alerts.ts";
 import { ApiKey } from "./workload/api-key.ts";
 import { ServerImage } from "./workload/image.ts";
@@ -30,9 +31,13 @@ import { NetworkPolicies } from "./workload/network-policies.ts";
 import { Quotas } from "./workload/quotas.ts";
 import { Workspace } from "./workload/workspace.ts";
 
+/** Pulumi's runtime knows which keys are encrypted, and leaves that out of its types (sdk/nodejs/runtime/config.ts). */
+const { isConfigSecret } = runtime as typeof runtime & { isConfigSecret(key: string): boolean };
+
 /** The whole stack: settings, then Azure, then what the cluster runs for everyone, then the product. */
 export default async function stack(): Promise<Record<string, Output<unknown>>> {
   const settings = parseSettings(getStack(), runtime.allConfig());
+  refuseClearText(getStack(), runtime.allConfig(), isConfigSecret);
   if (!runtime.isDryRun()) refusePlaceholders(settings);
 
   // Azure
@@ -44,7 +49,10 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
   const registry = new Registry("registry", { site, settings, telemetry, privateLink });
   const vault = new KeyVault("vault", { site, settings, telemetry, network });
   const { workers } = settings.jobs;
-  const jobs = workers && new ServiceBus("jobs", { site, settings, telemetry, privateLink });
+  const { emails } = settings.alerts;
+  const alertEmails = emails.length > 0 ? new AlertEmails("alert-emails", { site, addresses: emails }) : undefined;
+  const alerted = { actionGroupId: alertEmails?.actionGroupId };
+  const jobs = workers && new ServiceBus("jobs", { site, settings, telemetry, privateLink, ...alerted });
   const storage = new Storage("storage", { site, settings, network });
   const cache = settings.cache && new Cache("cache", { site, settings: settings.cache, privateLink });
   const cluster = new Cluster("cluster", { site, settings, network, registry, telemetry });
@@ -84,7 +92,7 @@ export default async function stack(): Promise<Record<string, Output<unknown>>> 
 
   // What the cluster runs for everyone
   const { inCluster } = cluster;
-  const monitoring = new Monitoring("monitoring", { vault, sizes: settings.cluster }, inCluster);
+  const monitoring = new Monitoring("monitoring", { vault, settings }, inCluster);
   const withMetrics = { ...inCluster, dependsOn: monitoring };
   new Logging("logging", {}, withMetrics);
   const envoy = new EnvoyGateway("envoy-gateway", { publicIp: network.publicIp }, withMetrics);

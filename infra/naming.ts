@@ -27,6 +27,7 @@ const ABBREVIATIONS = {
   dataCollectionEndpoint: "dce",
   dataCollectionRule: "dcr",
   metricAlert: "ma",
+  actionGroup: "ag",
 } as const;
 
 const GLOBAL_ABBREVIATIONS = {

@@ -67,6 +67,20 @@ export interface Settings {
   readonly accessPolicy?: string;
   /** Web origins whose pages may call the endpoint. */
   readonly corsOrigins: readonly string[];
+  /** Who hears of it when something goes wrong. */
+  readonly alerts: {
+    /** Whom Azure Monitor writes to; empty: nobody. */
+    readonly emails: readonly string[];
+    /** Where Alertmanager posts what the cluster's Prometheus finds; absent: nowhere. */
+    readonly webhook?: AlertWebhook;
+  };
+}
+
+export interface AlertWebhook {
+  /** Secret: whoever has it can post there. */
+  readonly url: string;
+  /** What is posted: Alertmanager's own JSON, or a message as Slack or Microsoft Teams takes it. */
+  readonly kind: "json" | "slack" | "teams";
 }
 
 /** How callers prove who they are; one of the two at least. */
@@ -323,6 +337,17 @@ const publicRange = z
     return `${octets.join(".")}/${bits}`;
   });
 
+const EMAIL = /^[^\s@]+@[^\s@]+\.[^\s@]+$/;
+
+/** A secret, so its faults do not say what was given. */
+const webhook = z
+  .string()
+  .default("")
+  .refine((value) => value === "" || URL.parse(value)?.protocol === "https:", {
+    error: "is not an https URL (it is a secret, so not shown); copy it whole from where the webhook was made",
+  })
+  .transform((value) => (value === "" ? undefined : value));
+
 const admin = text(
   /^(User|Group|ServicePrincipal):[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i,
   'is not an admin; write "User:<object id>", "Group:<object id>" or "ServicePrincipal:<object id>"',
@@ -449,7 +474,7 @@ const StackFile = z.object({
   ),
   protect: byProfile("on", "off"),
   certificateIssuer: byProfile("letsencrypt-staging", "letsencrypt-prod"),
-  certificateEmail: optionalText(/^[^\s@]+@[^\s@]+\.[^\s@]+$/, "is not an e-mail address"),
+  certificateEmail: optionalText(EMAIL, "is not an e-mail address"),
   logRetentionDays: integer(30, 730, "days").default(30),
   maintenanceWindow: text(
     new RegExp(`^(${DAYS.join("|")}) ([01]\\d|2[0-3]):[0-5]\\d$`),
@@ -519,10 +544,19 @@ const StackFile = z.object({
   roleAssignments: list(roleAssignment),
   accessPolicy,
   corsOrigins: list(origin),
+  alertEmails: list(text(EMAIL, 'is not an e-mail address; write it like "oncall@example.com"')),
+  alertWebhook: webhook,
+  alertWebhookKind: oneOf("json", "slack", "teams").default("json"),
 });
 
 /** The keys a stack's file may carry, without the namespace. */
 export const SETTING_KEYS: readonly string[] = Object.keys(StackFile.shape);
+
+/**
+ * Those of them that it may carry encrypted only. Pulumi.yaml cannot say so: what it calls secret, every stack has to
+ * give.
+ */
+export const SECRET_KEYS: readonly string[] = ["alertWebhook"];
 
 /**
  * Reads a stack's configuration.
@@ -642,7 +676,32 @@ function complete(stack: string, file: File, profile: Profile, faults: string[])
     authentication: authentication(file, choose("authentication"), faults),
     accessPolicy: file.accessPolicy,
     corsOrigins: [...new Set(file.corsOrigins)],
+    alerts: {
+      // Azure takes an address once, however it is spelled.
+      emails: [...new Map(file.alertEmails.map((address) => [address.toLowerCase(), address])).values()],
+      webhook: alertWebhook(file, faults),
+    },
   };
+}
+
+/** Slack answers anything but its own form with 400, so such an alert would be told to nobody. */
+const SLACK_HOST = "hooks.slack.com";
+
+function alertWebhook({ alertWebhook: url, alertWebhookKind: kind }: File, faults: string[]): AlertWebhook | undefined {
+  if (url === undefined) {
+    if (kind !== "json") {
+      faults.push(
+        `mcp:alertWebhookKind: "${kind}" says how to write to a webhook, and there is none; run "npx pulumi config set --secret mcp:alertWebhook", or drop it`,
+      );
+    }
+    return undefined;
+  }
+  if (new URL(url).hostname === SLACK_HOST && kind !== "slack") {
+    faults.push(
+      `mcp:alertWebhookKind: "${kind}" is not what ${SLACK_HOST} takes, to which mcp:alertWebhook leads; set it to "slack"`,
+    );
+  }
+  return { url, kind };
 }
 
 /** Keys that say something of Entra alone. */
@@ -728,6 +787,11 @@ function impossibleCombinations(s: Settings): string[] {
       'mcp:workers: "0" runs no job that is submitted; write "0-2" for workers that are there when there are jobs, or "none" for jobs in the server itself',
     );
   }
+  if (!workers && s.alerts.emails.length > 0) {
+    faults.push(
+      `mcp:alertEmails: ${JSON.stringify(s.alerts.emails)} would be told nothing with mcp:workers "none", for Azure's own alert is to the queues' dead letters; drop them, and set mcp:alertWebhook for what the cluster finds`,
+    );
+  }
   if (replicas > 1 && !workers) {
     faults.push(
       `mcp:workers: "none" leaves jobs in the memory of one of up to ${replicas} replicas, and the others know nothing of them; write a range such as "0-2" or set mcp:replicas to "1"`,
@@ -778,6 +842,27 @@ export function refusePlaceholders({ stack, managementPlanes }: Settings): void 
     .map(
       (r) =>
         `mcp:authorizedRanges: "${r}" is an example from which nobody can deploy; name the public address that you deploy from`,
+    );
+  if (faults.length > 0) throw new SettingsError(stack, faults);
+}
+
+/**
+ * Refuses a secret that lies open in the stack's file.
+ *
+ * @param config as `parseSettings` takes it.
+ * @param isEncrypted whether the file holds a key, `mcp:<key>`, encrypted.
+ * @throws SettingsError naming the key, never its value.
+ */
+export function refuseClearText(
+  stack: string,
+  config: Readonly<Record<string, string>>,
+  isEncrypted: (key: string) => boolean,
+): void {
+  const faults = SECRET_KEYS.map((key) => `${PROJECT}:${key}`)
+    .filter((key) => (config[key] ?? "") !== "" && !isEncrypted(key))
+    .map(
+      (key) =>
+        `${key}: stands in the stack's file for everyone to read; take it out, have a new one made in its place, and run "npx pulumi config set --secret ${key}"`,
     );
   if (faults.length > 0) throw new SettingsError(stack, faults);
 }

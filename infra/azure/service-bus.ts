@@ -1,7 +1,7 @@
 import { RoleDefinition } from "@pulumi/azure-native/authorization/index.js";
 import { MetricAlert } from "@pulumi/azure-native/monitor/index.js";
 import { Namespace, Queue } from "@pulumi/azure-native/servicebus/index.js";
-import { ComponentResource, type ComponentResourceOptions, interpolate, type Output } from "@pulumi/pulumi";
+import { ComponentResource, type ComponentResourceOptions, type Input, interpolate, type Output } from "@pulumi/pulumi";
 import { globalName, localName } from "../naming.ts";
 import type { Settings } from "../settings.ts";
 import type { Principal } from "./principal.ts";
@@ -23,6 +23,8 @@ export interface ServiceBusArgs {
   readonly telemetry: Telemetry;
   /** Present with private endpoints, which only a Premium namespace has. */
   readonly privateLink?: PrivateLink;
+  /** Resource id of the action group that is told of dead letters; absent: the portal alone shows them. */
+  readonly actionGroupId?: Input<string> | undefined;
 }
 
 /**
@@ -60,7 +62,7 @@ export class ServiceBus extends ComponentResource {
       queue: queue("queue", JOB_QUEUE, false),
       "ordered-queue": queue("ordered-queue", ORDERED_JOB_QUEUE, true),
     };
-    this.#alertToDeadLetters(namespace);
+    this.#alertToDeadLetters(namespace, args.actionGroupId);
     const endpoint =
       args.privateLink &&
       new PrivateEndpoint(
@@ -170,9 +172,9 @@ export class ServiceBus extends ComponentResource {
   /**
    * Azure's own alert and not Prometheus's, for it looks at the queues and not at workers: it holds for as long as there
    * are dead letters, those that Service Bus itself put there among them, and with no worker running. 0.10 USD a month for
-   * each queue. It is told to nobody until somebody gives it an action group; the portal shows it meanwhile.
+   * each queue.
    */
-  #alertToDeadLetters(namespace: Namespace): MetricAlert {
+  #alertToDeadLetters(namespace: Namespace, actionGroupId: ServiceBusArgs["actionGroupId"]): MetricAlert {
     return new MetricAlert(
       `${this.#name}-dead-letters`,
       {
@@ -189,6 +191,7 @@ export class ServiceBus extends ComponentResource {
         evaluationFrequency: "PT5M",
         windowSize: "PT15M",
         autoMitigate: true,
+        actions: actionGroupId === undefined ? [] : [{ actionGroupId }],
         criteria: {
           odataType: "Microsoft.Azure.Monitor.SingleResourceMultipleMetricCriteria",
           allOf: [

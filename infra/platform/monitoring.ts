@@ -1,9 +1,10 @@
 import { Namespace, Secret } from "@pulumi/kubernetes/core/v1/index.js";
 import type { Release } from "@pulumi/kubernetes/helm/v3/index.js";
-import { ComponentResource, type ComponentResourceOptions } from "@pulumi/pulumi";
+import { ComponentResource, type ComponentResourceOptions, secret } from "@pulumi/pulumi";
 import { RandomPassword } from "@pulumi/random/randomPassword.js";
 import type { KeyVault } from "../azure/key-vault.ts";
 import type { Settings } from "../settings.ts";
+import { alertRouting } from "./alert-routing.ts";
 import { installChart } from "./chart-release.ts";
 import { CHARTS } from "./charts.ts";
 import type { PodsElsewhere } from "./network-peer.ts";
@@ -19,6 +20,7 @@ const PREFIX = "kps";
 const GRAFANA_SERVICE = "grafana";
 const GRAFANA_ADMIN_SECRET = "grafana-admin";
 const GRAFANA_VAULT_SECRET = "grafana-admin-password";
+const WEBHOOK_SECRET = { name: "alertmanager-webhook", key: "url" };
 
 /** Who scrapes, for NetworkPolicies. */
 export const PROMETHEUS_PODS: PodsElsewhere = {
@@ -36,7 +38,7 @@ export interface MonitoringArgs {
   /** Keeps the Grafana password for people; the cluster has a copy that only Grafana reads. */
   readonly vault: Pick<KeyVault, "addSecret">;
   /** Prometheus grows with the number of nodes it watches. */
-  readonly sizes: Settings["cluster"];
+  readonly settings: Pick<Settings, "stack" | "cluster" | "alerts">;
 }
 
 /**
@@ -53,7 +55,8 @@ export class Monitoring extends ComponentResource {
     const namespace = this.#createNamespace(MONITORING_NAMESPACE, "restricted");
     const nodeNamespace = this.#createNamespace(NODE_METRICS_NAMESPACE, "privileged");
     const admin = this.#createGrafanaAdmin(namespace, args.vault);
-    this.#installStack(args.sizes, namespace, [nodeNamespace, admin]);
+    const webhook = args.settings.alerts.webhook && this.#keepWebhook(namespace, args.settings.alerts.webhook.url);
+    this.#installStack(args.settings, namespace, [nodeNamespace, admin, ...(webhook ? [webhook] : [])]);
     this.registerOutputs({ namespace: this.namespace, grafana: this.grafana });
   }
 
@@ -75,8 +78,22 @@ export class Monitoring extends ComponentResource {
     );
   }
 
-  #installStack(sizes: Settings["cluster"], namespace: Namespace, dependsOn: (Namespace | Secret)[]): Release {
-    const nodes = sizes.systemPool.max + (sizes.userPool?.max ?? 0);
+  /** Whoever has the URL can post to people, so it stays out of the chart's values, which Helm keeps and shows. */
+  #keepWebhook(namespace: Namespace, url: string): Secret {
+    const { name, key } = WEBHOOK_SECRET;
+    return new Secret(
+      name,
+      { metadata: { name, namespace: namespace.metadata.name }, stringData: { [key]: secret(url) } },
+      { parent: this },
+    );
+  }
+
+  #installStack(
+    { stack, cluster, alerts }: MonitoringArgs["settings"],
+    namespace: Namespace,
+    dependsOn: (Namespace | Secret)[],
+  ): Release {
+    const nodes = cluster.systemPool.max + (cluster.userPool?.max ?? 0);
     return installChart(
       "kube-prometheus-stack",
       {
@@ -94,12 +111,15 @@ export class Monitoring extends ComponentResource {
             prometheusConfigReloader: { resources: resources("10m", "32Mi", "64Mi") },
             admissionWebhooks: { patch: { resources: resources("10m", "32Mi", "128Mi") } },
           },
-          prometheus: { prometheusSpec: prometheusSpec(nodes) },
+          prometheus: { prometheusSpec: prometheusSpec(stack, nodes) },
           alertmanager: {
             alertmanagerSpec: {
               resources: resources("10m", "64Mi", "128Mi"),
               storage: disk("2Gi"),
+              ...(alerts.webhook && { secrets: [WEBHOOK_SECRET.name] }),
             },
+            // The chart's own configuration tells nobody.
+            ...(alerts.webhook && { config: alertRouting(alerts.webhook.kind, WEBHOOK_SECRET) }),
           },
           "kube-state-metrics": {
             fullnameOverride: "kube-state-metrics",
@@ -118,8 +138,10 @@ export class Monitoring extends ComponentResource {
   }
 }
 
-function prometheusSpec(nodes: number) {
+function prometheusSpec(stack: string, nodes: number) {
   return {
+    // Alerts say which stack they come from: several may post to one channel.
+    externalLabels: { stack },
     // By default the chart's Prometheus sees only what carries its own release label.
     serviceMonitorSelectorNilUsesHelmValues: false,
     podMonitorSelectorNilUsesHelmValues: false,

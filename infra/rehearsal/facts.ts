@@ -137,8 +137,14 @@ const FACTS: Readonly<Record<string, Facts>> = {
   "azure-native:operationalinsights:DataExport": (i) => [
     `${textsAt(i, "tableNames").join(", ")} to ${last(text(i, "resourceId"))}`,
   ],
-  "azure-native:monitor:MetricAlert": (i) =>
-    objectsAt(i, "criteria.allOf").map((c) => `${text(c, "metricName")} above ${text(c, "threshold")}`),
+  "azure-native:monitor:MetricAlert": (i) => [
+    ...objectsAt(i, "criteria.allOf").map((c) => `${text(c, "metricName")} above ${text(c, "threshold")}`),
+    ...objectsAt(i, "actions").map((action) => `tells ${last(text(action, "actionGroupId"))}`),
+  ],
+  "azure-native:monitor:ActionGroup": (i) => [
+    text(i, "actionGroupName"),
+    plural(objectsAt(i, "emailReceivers").length, "e-mail"),
+  ],
   "azure-native:monitor:DataCollectionRule": (i) => [Object.keys(objectAt(i, "streamDeclarations")).join(", ")],
   "azure-native:authorization:ManagementLockByScope": (i) => [text(i, "level"), `on ${last(text(i, "scope"))}`],
   "azure-native:applicationinsights:Component": (i) => [text(i, "ingestionMode")],

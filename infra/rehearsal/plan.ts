@@ -7,7 +7,7 @@ import { existingBefore } from "./existing.ts";
 import type { FakeKubernetes } from "./kubernetes/kubernetes.ts";
 import { namesIn, Recorder, type Registration } from "./recorder.ts";
 import { type Program, runProgram } from "./run-program.ts";
-import { namespaced, ROOT, readProject, readStackConfig } from "./stack-file.ts";
+import { isEncrypted, namespaced, ROOT, readProject, readStackConfig } from "./stack-file.ts";
 import type { Properties } from "./values.ts";
 import { planWarnings } from "./warnings.ts";
 
@@ -78,14 +78,19 @@ export function rehearsePlan(stack: string, options: RehearsalOptions = {}): Pro
 async function rehearse(stack: string, options: RehearsalOptions): Promise<Plan> {
   const root = options.root ?? ROOT;
   const project = readProject(root).name;
-  const overrides = Object.entries(options.overrides ?? {}).map(([key, value]) => [namespaced(key, project), value]);
-  const config = { ...(options.config ?? readStackConfig(stack, root)), ...Object.fromEntries(overrides) };
+  const file = options.config ?? readStackConfig(stack, root);
+  const overrides: Record<string, string> = Object.fromEntries(
+    Object.entries(options.overrides ?? {}).map(([key, value]) => [namespaced(key, project), value]),
+  );
+  const config = { ...file, ...overrides };
+  // What is given beside the file lies nowhere in the clear.
+  const secretKeys = Object.keys(config).filter((key) => Object.hasOwn(overrides, key) || isEncrypted(key, file[key]));
   const program = options.program ?? (await import("../index.ts")).default;
 
   const cloud = new FakeCloud(existingBefore(config));
   const recorder = new Recorder(cloud, project, stack);
   runtime.setMockOptions(recorder, project, stack, true, "rehearsal");
-  runtime.setAllConfig(config);
+  runtime.setAllConfig(config, secretKeys);
   const logged = await runProgram(program, recorder);
 
   const registrations = [...recorder.registrations.values()];

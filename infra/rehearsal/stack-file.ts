@@ -12,6 +12,17 @@ export class StackFileError extends Error {
   override readonly name = "StackFileError";
 }
 
+/**
+ * What stands in a plan for a setting that only Pulumi can decrypt: a value of the same form. RFC 2606 keeps the name
+ * from leading anywhere.
+ */
+const STAND_INS: Readonly<Record<string, string>> = { "mcp:alertWebhook": "https://encrypted.invalid/" };
+
+/** Whether a value of a stack's configuration, as `readStackConfig` gives it, stands encrypted in the file. */
+export function isEncrypted(key: string, value: string | undefined): boolean {
+  return value !== undefined && value === STAND_INS[key];
+}
+
 const Scalar = z.union([z.string(), z.number(), z.boolean()]);
 const Value = z.union([Scalar, z.array(z.unknown()), z.record(z.string(), z.unknown())]);
 
@@ -49,7 +60,8 @@ export function stackNames(root: string = ROOT): string[] {
 
 /**
  * A stack's configuration as the engine hands it to the program: the defaults of Pulumi.yaml, over them the stack's
- * file; text as it is, other scalars as text, lists and maps as JSON.
+ * file; text as it is, other scalars as text, lists and maps as JSON. A secret that the file holds encrypted is another
+ * value of its form.
  *
  * @throws StackFileError for a stack without a file, or a file that does not parse.
  */
@@ -71,17 +83,18 @@ export function readStackConfig(stack: string, root: string = ROOT): Record<stri
     .map((ending) => join(root, project.stackConfigDir, `Pulumi.${stack}.${ending}`))
     .find(existsSync);
   const own = file === undefined ? {} : (parse(file, StackFile).config ?? {});
-  for (const [key, value] of Object.entries(own)) {
-    if (typeof value === "object" && !Array.isArray(value) && "secure" in value) {
+  const given = Object.entries(own).map(([key, value]) => {
+    const full = namespaced(key, project.name);
+    if (typeof value !== "object" || Array.isArray(value) || !("secure" in value)) return [full, text(value)] as const;
+    const standIn = STAND_INS[full];
+    if (standIn === undefined) {
       throw new StackFileError(
-        `${file}: ${key} is encrypted, and only Pulumi has the key; give the rehearsal another value for it`,
+        `${file}: ${key} is encrypted, and only Pulumi has the key; it is no secret, so write it in the clear`,
       );
     }
-  }
-  return {
-    ...Object.fromEntries(defaults),
-    ...Object.fromEntries(Object.entries(own).map(([key, value]) => [namespaced(key, project.name), text(value)])),
-  };
+    return [full, standIn] as const;
+  });
+  return { ...Object.fromEntries(defaults), ...Object.fromEntries(given) };
 }
 
 /** `location` and `mcp:location` are the same key. */

@@ -14,6 +14,18 @@ export function planWarnings(registrations: readonly Registration[]): string[] {
       (role) =>
         `role "${String(role.roleName)}" is a custom one: only an Owner or User Access Administrator may define it (mcp:kedaRole "receiver" needs none)`,
     ),
+    ...inputsOf("azure-native:monitor:MetricAlert")
+      .filter((alert) => objectsAt(alert, "actions").length === 0)
+      .map(
+        (alert) =>
+          `nobody hears of alert ${String(alert.ruleName)}, which the portal alone shows; mcp:alertEmails says who is written to`,
+      ),
+    ...inputsOf("kubernetes:helm.sh/v3:Release")
+      .filter((release) => release.name === "kube-prometheus-stack" && !tellsSomebody(release))
+      .map(
+        () =>
+          "nobody hears of the cluster's alerts, such as a key that ends or an audit trail that fails: Alertmanager keeps them to itself; mcp:alertWebhook says where they go",
+      ),
     ...directoryWarnings(inputsOf("azuread:index/application:Application")),
     ...inputsOf("azure-native:keyvault:Vault").flatMap((vault) =>
       at(vault, "properties.enablePurgeProtection") === true
@@ -23,6 +35,13 @@ export function planWarnings(registrations: readonly Registration[]): string[] {
         : [],
     ),
   ];
+}
+
+/** Whether a release of the Prometheus stack has a receiver with somewhere to send to, which its default has not. */
+function tellsSomebody(release: Properties): boolean {
+  return objectsAt(release, "values.alertmanager.config.receivers").some(
+    (receiver) => Object.keys(receiver).length > 1,
+  );
 }
 
 /** Rights in the subscription, Owner among them, say nothing of the directory. */

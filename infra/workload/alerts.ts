@@ -38,8 +38,8 @@ const ofScaler = (metric: string) => `${metric}{scaledObject="${WORKER}"}`;
 type Rule = NonNullable<NonNullable<NonNullable<IPrometheusRule["spec"]>["groups"]>[number]["rules"]>[number];
 
 /**
- * What somebody has to see to, as Alertmanager gets it. It keeps alerts to itself until it is told whom to tell (Grafana
- * shows them meanwhile). Free.
+ * What somebody has to see to, as Alertmanager gets it. It tells mcp:alertWebhook; without, it keeps alerts to itself
+ * (Grafana shows them meanwhile). Free.
  */
 export class Alerts extends ComponentResource {
   constructor(name: string, args: AlertsArgs, options: ComponentResourceOptions) {

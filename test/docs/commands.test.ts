@@ -158,7 +158,7 @@ describe("pulumi commands", () => {
   /** What the documents use of the Pulumi CLI, with the flags that they may give. */
   const KNOWN: Readonly<Record<string, readonly string[]>> = {
     cancel: ["--stack"],
-    "config set": ["--stack"],
+    "config set": ["--stack", "--secret"],
     destroy: ["--stack"],
     login: ["--local"],
     preview: ["--stack"],

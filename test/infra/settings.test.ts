@@ -2,7 +2,14 @@ import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { parse } from "yaml";
-import { parseSettings, refusePlaceholders, SETTING_KEYS, SettingsError } from "../../infra/settings.ts";
+import {
+  parseSettings,
+  refuseClearText,
+  refusePlaceholders,
+  SECRET_KEYS,
+  SETTING_KEYS,
+  SettingsError,
+} from "../../infra/settings.ts";
 
 type Config = Record<string, string>;
 
@@ -315,6 +322,42 @@ describe("the examples of the shipped stack files", () => {
     const settings = settingsOf("prod", { authorizedRanges: '["203.0.113.10/32"]' });
     expect(() => refusePlaceholders(settings)).toThrow(/203\.0\.113\.10\/32.*name the public address/);
     expect(() => refusePlaceholders(settingsOf("prod", PROD))).not.toThrow();
+  });
+});
+
+describe("who hears of alerts", () => {
+  const SLACK = "https://hooks.slack.com/services/T0/B0/topsecret";
+
+  it("is nobody until somebody is named, each address once", () => {
+    expect(settingsOf("prod", PROD).alerts).toEqual({ emails: [], webhook: undefined });
+    const alertEmails = '["oncall@example.com", "Ops@example.com", "ops@example.com"]';
+    const named = settingsOf("dev", { alertEmails, alertWebhook: SLACK, alertWebhookKind: "slack" }).alerts;
+    expect(named.webhook).toEqual({ url: SLACK, kind: "slack" });
+    expect(named.emails.map((address) => address.toLowerCase())).toEqual(["oncall@example.com", "ops@example.com"]);
+    expect(settingsOf("dev", { alertWebhook: "https://pager.example.com/x" }).alerts.webhook?.kind).toBe("json");
+  });
+
+  it.each([
+    ["no address", { alertEmails: '["oncall"]' }, "mcp:alertEmails.0", '"oncall" is not an e-mail address'],
+    ["nothing to write of", { alertEmails: '["a@b.example"]', workers: "none" }, "mcp:alertEmails", "mcp:alertWebhook"],
+    ["a kind of no webhook", { alertWebhookKind: "teams" }, "mcp:alertWebhookKind", "there is none"],
+    ["what Slack refuses", { alertWebhook: SLACK }, "mcp:alertWebhookKind", 'set it to "slack"'],
+    ["an open line", { alertWebhook: "http://x.example/topsecret" }, "mcp:alertWebhook", "is not an https URL"],
+    ["no URL", { alertWebhook: "topsecret" }, "mcp:alertWebhook", "is not an https URL"],
+  ])("is not %s, and no fault shows a secret", (_, config: Config, key, sentence) => {
+    const faults = faultsOf("dev", config);
+    expect(faults).toEqual([expect.stringContaining(sentence)]);
+    expect(faults[0]?.startsWith(`${key}: `)).toBe(true);
+    expect(faults.join()).not.toContain("topsecret");
+  });
+
+  it("does not stand in the clear in a stack's file, where it is a secret", () => {
+    const open = { "mcp:alertWebhook": SLACK, "mcp:location": "westeurope" };
+    expect(() => refuseClearText("dev", open, () => false)).toThrow(/pulumi config set --secret mcp:alertWebhook/);
+    expect(() => refuseClearText("dev", open, () => false)).not.toThrow(/topsecret/);
+    expect(() => refuseClearText("dev", open, (key) => key === "mcp:alertWebhook")).not.toThrow();
+    expect(() => refuseClearText("dev", { "mcp:alertWebhook": "" }, () => false)).not.toThrow();
+    expect(SETTING_KEYS).toEqual(expect.arrayContaining([...SECRET_KEYS]));
   });
 });
 

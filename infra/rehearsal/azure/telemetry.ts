@@ -5,6 +5,7 @@ import type { FakeAzure } from "./azure.ts";
 import type { AzureRequest, AzureType } from "./resource-type.ts";
 
 const WORKSPACE = "Microsoft.OperationalInsights/workspaces";
+const ACTION_GROUP = "Microsoft.Insights/actionGroups";
 
 export const TELEMETRY_TYPES: Readonly<Record<string, AzureType>> = {
   "azure-native:operationalinsights:Workspace": {
@@ -88,7 +89,40 @@ export const TELEMETRY_TYPES: Readonly<Record<string, AzureType>> = {
     required: ["severity", "enabled", "scopes", "evaluationFrequency", "windowSize", "criteria"],
     check: checkMetricAlert,
   },
+
+  "azure-native:monitor:ActionGroup": {
+    arm: ACTION_GROUP,
+    names: ["actionGroupName"],
+    naming: {
+      pattern: /^(?=.{1,260}$)[^:<>+/&%\\?]*[^:<>+/&%\\?. ]$/,
+      sentence: "The action group name '{name}' is invalid.",
+    },
+    required: ["groupShortName", "enabled"],
+    check: checkActionGroup,
+  },
 };
+
+/** Azure Monitor, "Action groups" and "Azure Monitor service limits", 2026. */
+const MOST_SHORT_NAME = 12;
+
+function checkActionGroup({ inputs, location, name }: AzureRequest): void {
+  const fault = (message: string) => azureError("BadRequest", `Action group ${name}: ${message}`);
+  if (location !== "global") throw fault(`location must be 'global', not '${location}'.`);
+  const shortName = textAt(inputs, "groupShortName") ?? "";
+  if (shortName.length < 1 || shortName.length > MOST_SHORT_NAME) {
+    throw fault(`groupShortName '${shortName}' must have 1 to ${MOST_SHORT_NAME} characters.`);
+  }
+  const receivers = Object.entries(inputs)
+    .filter(([key]) => key.endsWith("Receivers"))
+    .flatMap(([key]) => objectsAt(inputs, key));
+  const names = receivers.map((receiver) => String(receiver.name).toLowerCase());
+  const twice = names.find((other, i) => names.indexOf(other) !== i);
+  if (twice !== undefined) throw fault(`receiver names must be unique, and '${twice}' is not.`);
+  const wrong = objectsAt(inputs, "emailReceivers").find(
+    (receiver) => !/^[^\s@]+@[^\s@]+\.[^\s@]+$/.test(textAt(receiver, "emailAddress") ?? ""),
+  );
+  if (wrong) throw fault(`'${String(wrong.emailAddress)}' is not a valid email address.`);
+}
 
 /** Metrics that alerts may ask for; source: Microsoft, "Supported metrics with Azure Monitor", 2026. */
 const METRICS: Readonly<Record<string, Readonly<Record<string, { aggregations: string[]; dimensions: string[] }>>>> = {
@@ -115,6 +149,7 @@ function checkMetricAlert({ inputs, location, name }: AzureRequest, azure: FakeA
   if (frequency < 0 || frequency >= FREQUENCIES.length || window < frequency) {
     throw fault(`evaluationFrequency must be one of ${FREQUENCIES.join(", ")}, and windowSize no shorter.`);
   }
+  for (const { actionGroupId } of objectsAt(inputs, "actions")) azure.need(actionGroupId, "actions", ACTION_GROUP);
   const types = textsAt(inputs, "scopes").map((scope) => {
     azure.need(scope, "scopes");
     return parseArmId(scope)?.type ?? "";

@@ -1,4 +1,5 @@
 import type { Fault } from "../cloud-error.ts";
+import { textsIn } from "../masking.ts";
 import { at, isProperties, objectAt, objectsAt, type Properties, textAt, textMapAt, textsAt } from "../values.ts";
 import { Faults, workloadsOf } from "./faults.ts";
 import type { FakeKubernetes } from "./kubernetes.ts";
@@ -122,6 +123,7 @@ export function checkChartSecrets(cluster: FakeKubernetes): Fault[] {
         return;
       }
       if (!isProperties(value)) return;
+      checkAlertmanagerSecrets(value, release.namespace, cluster, (message) => faults.add(owner, message));
       const name = value.existingSecret;
       if (typeof name === "string" && name !== "") {
         const secret = cluster.object("Secret", release.namespace, name);
@@ -142,4 +144,28 @@ export function checkChartSecrets(cluster: FakeKubernetes): Fault[] {
     walk(release.values);
   }
   return faults.list;
+}
+
+/** The operator mounts the Secrets of `alertmanagerSpec`; a configuration may read what is mounted and nothing else. */
+function checkAlertmanagerSecrets(
+  values: Properties,
+  namespace: string,
+  cluster: FakeKubernetes,
+  fault: (message: string) => void,
+): void {
+  const mounted = textsAt(values, "alertmanagerSpec.secrets");
+  for (const name of mounted) {
+    if (!cluster.object("Secret", namespace, name)) {
+      fault(`secret "${name}" not found: alertmanagerSpec.secrets names it, and Alertmanager's pod would wait for it`);
+    }
+  }
+  for (const path of isProperties(values.alertmanagerSpec) ? textsIn(values.config) : []) {
+    const [, name = "", key = ""] = /^\/etc\/alertmanager\/secrets\/([^/]+)\/(.+)$/.exec(path) ?? [];
+    if (name === "") continue;
+    const secret = cluster.object("Secret", namespace, name);
+    const keys = secret && ["data", "stringData"].flatMap((part) => Object.keys(objectAt(secret.object, part)));
+    if (!mounted.includes(name) || (keys && !keys.includes(key))) {
+      fault(`Alertmanager's configuration reads ${path}, which no Secret of alertmanagerSpec.secrets brings`);
+    }
+  }
 }

@@ -39,7 +39,8 @@ const UNTAGGED = new Set([
 const RANGES = ["20.30.40.50/32", "20.30.41.0/24"];
 const PLANS = {
   dev: () => planAzure("dev"),
-  staging: () => planAzure("staging", { authorizedRanges: JSON.stringify(RANGES) }),
+  staging: () =>
+    planAzure("staging", { authorizedRanges: JSON.stringify(RANGES), alertEmails: '["oncall@example.com"]' }),
   prod: () => planAzure("prod", { authorizedRanges: JSON.stringify(RANGES) }),
   "private prod": () => planAzure("prod", { runnerNetworkId: RUNNER_NETWORK }),
 };
@@ -651,4 +652,12 @@ describe("whoever deploys", () => {
       subscriptionId: "99999999-9999-4999-8999-999999999999",
     });
   });
+});
+
+it("tells whoever is named of dead letters, and otherwise nobody", () => {
+  const group = one("staging", "monitor:ActionGroup");
+  expect(group.inputs.emailReceivers).toMatchObject([{ emailAddress: "oncall@example.com" }]);
+  expect(one("staging", "monitor:MetricAlert").inputs.actions).toEqual([{ actionGroupId: group.id }]);
+  expect(one("dev", "monitor:MetricAlert").inputs.actions ?? []).toEqual([]);
+  expect(all("dev", "monitor:ActionGroup")).toEqual([]);
 });

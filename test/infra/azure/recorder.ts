@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { isSecret, type Output, runtime } from "@pulumi/pulumi";
 import { MockMonitor, type MockResourceArgs } from "@pulumi/pulumi/runtime/mocks.js";
+import { AlertEmails } from "../../../infra/azure/alert-emails.ts";
 import { AuditTrail } from "../../../infra/azure/audit-trail.ts";
 import { Cache } from "../../../infra/azure/cache.ts";
 import { Cluster } from "../../../infra/azure/cluster.ts";
@@ -120,7 +121,10 @@ async function azureHalf(settings: Settings): Promise<Sensitive> {
   const { privateLink } = network;
   const registry = new Registry("registry", { site, settings, telemetry, privateLink });
   const vault = new KeyVault("vault", { site, settings, telemetry, network });
-  const jobs = settings.jobs.workers && new ServiceBus("jobs", { site, settings, telemetry, privateLink });
+  const { emails } = settings.alerts;
+  const alertEmails = emails.length > 0 ? new AlertEmails("alert-emails", { site, addresses: emails }) : undefined;
+  const alerted = { actionGroupId: alertEmails?.actionGroupId };
+  const jobs = settings.jobs.workers && new ServiceBus("jobs", { site, settings, telemetry, privateLink, ...alerted });
   const storage = new Storage("storage", { site, settings, network });
   const cache = settings.cache && new Cache("cache", { site, settings: settings.cache, privateLink });
   const cluster = new Cluster("cluster", { site, settings, network, registry, telemetry });

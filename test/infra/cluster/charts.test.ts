@@ -1,4 +1,5 @@
 import { beforeAll, describe, expect, it } from "vitest";
+import { alertRouting } from "../../../infra/platform/alert-routing.ts";
 import { CHARTS } from "../../../infra/platform/charts.ts";
 import {
   CONNECTION_STRING,
@@ -91,6 +92,54 @@ describe("charts", () => {
       expect(JSON.stringify(value(release, "rbac")), release).not.toMatch(/secrets|configmaps|\*/);
     }
   });
+});
+
+describe("Alertmanager", () => {
+  const URL = "https://hooks.example.com/not-so-secret";
+  const config = () => value("kube-prometheus-stack", "alertmanager", "config") as ReturnType<typeof alertRouting>;
+
+  it("tells nobody unless somebody is named", () => {
+    expect(config()).toBeUndefined();
+    expect(value("kube-prometheus-stack", "alertmanager", "alertmanagerSpec")).not.toHaveProperty("secrets");
+  });
+
+  it("has the webhook's URL from a Secret that is there before it, and not from its values", async () => {
+    const told = await planCluster("dev", { "mcp:alertWebhook": URL });
+    const secret = find(told, "kubernetes:core/v1:Secret", "alertmanager-webhook");
+    expect(secret.inputs).toMatchObject({ metadata: { namespace: "monitoring" }, stringData: { url: URL } });
+    expect(secret.secretPaths).toEqual(["stringData"]);
+    const release = find(told, RELEASE, "kube-prometheus-stack");
+    expect(release.dependencies).toContain(secret.urn);
+    expect(release.secretPaths).toEqual([]);
+    expect(JSON.stringify(release.inputs)).not.toContain("not-so-secret");
+    expect(release.inputs.values).toMatchObject({
+      prometheus: { prometheusSpec: { externalLabels: { stack: "dev" } } },
+      alertmanager: {
+        alertmanagerSpec: { secrets: ["alertmanager-webhook"] },
+        config: {
+          receivers: [{}, { webhook_configs: [{ url_file: "/etc/alertmanager/secrets/alertmanager-webhook/url" }] }],
+        },
+      },
+    });
+  });
+
+  it.each(["json", "slack", "teams"] as const)(
+    "tells %s what is wrong and when it ends, the Watchdog aside",
+    (kind) => {
+      const { route, receivers } = alertRouting(kind, { name: "hook", key: "url" }) as {
+        route: { receiver: string; routes: { receiver: string; matchers: string[] }[] };
+        receivers: { name: string; [integration: string]: unknown }[];
+      };
+      const names = receivers.map(({ name }) => name);
+      for (const { receiver } of [route, ...route.routes]) expect(names).toContain(receiver);
+      const text = JSON.stringify(receivers.find(({ name }) => name === route.receiver));
+      expect(text).toContain('url_file":"/etc/alertmanager/secrets/hook/url"');
+      expect(text).toContain('"send_resolved":true');
+      expect(receivers.find(({ name }) => name === route.routes[0]?.receiver)).toEqual({ name: "nobody" });
+      // The chart gives its Watchdog the severity none.
+      expect(route.routes[0]?.matchers).toEqual(['severity =~ "none|info"']);
+    },
+  );
 });
 
 describe("Grafana", () => {

@@ -135,7 +135,7 @@ export async function planCluster(stack: string, config: Record<string, string> 
   };
 
   const inCluster: ComponentResourceOptions = { provider: new Provider("cluster", { kubeconfig: "{}" }) };
-  const monitoring = new Monitoring("monitoring", { vault, sizes: settings.cluster }, inCluster);
+  const monitoring = new Monitoring("monitoring", { vault, settings }, inCluster);
   const withMetrics = { ...inCluster, dependsOn: monitoring };
   new Logging("logging", {}, withMetrics);
   const envoy = new EnvoyGateway("envoy-gateway", { publicIp }, withMetrics);

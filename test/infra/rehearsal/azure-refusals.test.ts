@@ -102,6 +102,18 @@ const metricAlert = (criterion: Properties, alert: Properties = {}) =>
     ...alert,
   });
 
+/** Whom alerts are told to. */
+const actionGroup = (inputs: Properties) =>
+  azure("monitor:ActionGroup", {
+    actionGroupName: "ag-test",
+    groupShortName: "test",
+    location: "global",
+    enabled: true,
+    emailReceivers: [{ name: "oncall", emailAddress: "oncall@example.com" }],
+    ...inputs,
+  });
+const ACTION_GROUP = `${IN_GROUP}/Microsoft.Insights/actionGroups/ag-test`;
+
 /** The least that a table, the way into it and an export of it have. */
 const LINES = [
   { name: "TimeGenerated", type: "datetime" },
@@ -641,6 +653,38 @@ const REFUSALS: readonly Case[] = [
   ],
   ["an alert in a region", metricAlert({}, { location: "eastus2" }), "location must be 'global', not 'eastus2'"],
   ["an alert that looks at less than it waits", metricAlert({}, { windowSize: "PT1M" }), "windowSize no shorter"],
+  [
+    "an alert told to nobody that is there",
+    metricAlert({}, { actions: [{ actionGroupId: ACTION_GROUP }] }),
+    "The Resource 'Microsoft.Insights/actionGroups/ag-test' under resource group 'rg-test' was not found",
+  ],
+  [
+    "an alert told to what is no action group",
+    metricAlert({}, { actions: [{ actionGroupId: BUS }] }),
+    "actions",
+    [actionGroup({})],
+  ],
+  [
+    "people under a name that is too long",
+    actionGroup({ groupShortName: "mcp-production" }),
+    "groupShortName 'mcp-production' must have 1 to 12 characters",
+  ],
+  ["people in a region", actionGroup({ location: "eastus2" }), "location must be 'global', not 'eastus2'"],
+  [
+    "people who are named twice",
+    actionGroup({
+      emailReceivers: [
+        { name: "oncall", emailAddress: "oncall@example.com" },
+        { name: "OnCall", emailAddress: "ops@example.com" },
+      ],
+    }),
+    "receiver names must be unique, and 'oncall' is not",
+  ],
+  [
+    "people without an address",
+    actionGroup({ emailReceivers: [{ name: "oncall", emailAddress: "oncall" }] }),
+    "'oncall' is not a valid email address",
+  ],
   [
     "logs to nowhere",
     diagnostics(REGISTRY, { workspaceId: undefined }),

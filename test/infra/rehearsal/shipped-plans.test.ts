@@ -24,6 +24,9 @@ const VARIANTS = {
     replicas: "1-3",
     kedaRole: "receiver",
     authorizedRanges: '["8.8.8.8"]',
+    alertEmails: '["oncall@example.com"]',
+    alertWebhook: "https://hooks.slack.com/services/T0/B0/not-so-secret",
+    alertWebhookKind: "slack",
   },
   staging: {
     domain: "mcp.example.com",
@@ -117,11 +120,33 @@ describe("what a plan says", () => {
     ["prod", "as shipped", "needs a quota of 60 vCPUs of family Ddsv5 in eastus2"],
     ["prod", "as shipped", "cannot be turned off again"],
     ["staging", "as shipped", 'mcp:kedaRole "receiver" needs none'],
+    ["prod", "as shipped", "nobody hears of alert ma-mcp-prod"],
+    ["prod", "as shipped", "nobody hears of the cluster's alerts"],
     ["prod", "made private", "the API server is private"],
   ] as const)("of %s, %s, warns: %s", async (stack, how, warning) => {
     const plan = await (how === "as shipped" ? shippedPlan(stack) : variantPlan(stack));
     expect(plan.faults).toEqual([]);
     expect(plan.warnings.join("\n")).toContain(warning);
+  });
+
+  test("names who hears of alerts, and not where the webhook leads", async () => {
+    const plan = await variantPlan("dev");
+    const shown = planText(plan, { color: false });
+    expect(shown).toContain("ag-mcp-dev · 1 e-mail");
+    expect(shown).toContain("DeadletteredMessages above 0 · tells ag-mcp-dev");
+    expect(shown).not.toContain("nobody hears");
+    for (const text of [shown, planJson(plan)]) {
+      expect(text).not.toContain("not-so-secret");
+      expect(text).toContain("alertmanager-webhook");
+    }
+    expect(JSON.stringify(plan.revealedOutputs)).not.toContain("not-so-secret");
+  });
+
+  test("is not made with a secret in the clear", async () => {
+    const config = { "mcp:alertWebhook": "https://pager.example.com/not-so-secret" };
+    const plan = rehearsePlan("dev", { config });
+    await expect(plan).rejects.toThrow('run "npx pulumi config set --secret mcp:alertWebhook"');
+    await expect(plan).rejects.not.toThrow("not-so-secret");
   });
 
   test("that its settings do not allow is not made", async () => {

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { stringify } from "yaml";
-import { readStackConfig, StackFileError, stackNames } from "../../../infra/rehearsal/stack-file.ts";
-import { parseSettings, SETTING_KEYS } from "../../../infra/settings.ts";
+import { isEncrypted, readStackConfig, StackFileError, stackNames } from "../../../infra/rehearsal/stack-file.ts";
+import { parseSettings, SECRET_KEYS, SETTING_KEYS } from "../../../infra/settings.ts";
 
 const roots: string[] = [];
 afterAll(() => {
@@ -66,6 +66,16 @@ describe("a stack's configuration", () => {
       }),
       { numRuns: 40 },
     );
+  });
+
+  test("has another value in place of a secret that only Pulumi can decrypt, of a form that settings take", () => {
+    const config = readStackConfig(
+      "dev",
+      project({}, { dev: { config: { "mcp:alertWebhook": { secure: "v1:abc" } } } }),
+    );
+    expect(parseSettings("dev", config).alerts.webhook?.url).toMatch(/\.invalid\/$/);
+    for (const key of SECRET_KEYS) expect(isEncrypted(`mcp:${key}`, config[`mcp:${key}`]), key).toBe(true);
+    expect(isEncrypted("mcp:alertWebhook", "https://pager.example.com/x")).toBe(false);
   });
 
   test("of an empty file is the defaults", () => {

@@ -207,6 +207,23 @@ const BROKEN: readonly Case[] = [
     'secret "grafana-admin" not found: its values name it as existingSecret',
   ],
   [
+    "an Alertmanager whose Secret is not there",
+    [change("Release", "values.alertmanager.alertmanagerSpec.secrets", ["hook"], "kube-prometheus-stack")],
+    'secret "hook" not found: alertmanagerSpec.secrets names it',
+  ],
+  [
+    "an Alertmanager that reads a URL from where none is",
+    [
+      change(
+        "Release",
+        "values.alertmanager.config",
+        { receivers: [{ name: "a", webhook_configs: [{ url_file: "/etc/alertmanager/secrets/grafana-admin/url" }] }] },
+        "kube-prometheus-stack",
+      ),
+    ],
+    "reads /etc/alertmanager/secrets/grafana-admin/url, which no Secret of alertmanagerSpec.secrets brings",
+  ],
+  [
     "Prometheus's kinds gone",
     [drop("Release", "kube-prometheus-stack")],
     'no matches for kind "PrometheusRule" in version "monitoring.coreos.com/v1"',
