@@ -151,6 +151,7 @@ describe("plan prod --json holds what the stack is made of", () => {
       "healthUrl",
       "ideConfigs",
       "image",
+      "jobs",
       "registryLoginServer",
       "resourceGroup",
     ]);
