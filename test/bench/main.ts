@@ -201,7 +201,9 @@ async function start(server: string, answers = "{}"): Promise<Started> {
   return { url: urlOf(process.ready), usage: process.usage, stop: process.stop };
 }
 
-const urlOf = ({ port }: { readonly port: number }) => `http://127.0.0.1:${port}/mcp`;
+function urlOf({ port }: { readonly port: number }): string {
+  return `http://127.0.0.1:${port}/mcp`;
+}
 
 /** What this server answers, which the bare route then answers as well. */
 async function answersTo(asked: readonly Workload[]): Promise<string> {
