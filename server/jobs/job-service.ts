@@ -10,9 +10,9 @@ import type { Tool } from "../tools/define-tool.ts";
 import { createTellOf } from "./job-events.ts";
 import { createJobTools } from "./job-tools.ts";
 import { retryDelayMs } from "./retry-delay.ts";
-import { createSweeper, type Sweeper } from "./sweeper.ts";
+import type { Sweeper } from "./sweeper.ts";
 import type { RunTool } from "./tool-run.ts";
-import { createWorker, type Worker } from "./worker.ts";
+import type { Worker } from "./worker.ts";
 
 /** Jobs in one process: taken, and run where it has a worker. */
 export interface JobService {
@@ -46,8 +46,8 @@ interface JobServiceOptions {
 const FIRST_LOOK_MS = 60_000;
 
 /**
- * Nothing is opened before the first job, or the first look for one. Without a queue that others share, this process runs
- * its jobs itself.
+ * Nothing is opened before the first job, or the first look for one, and what only whoever runs jobs needs is not loaded
+ * before. Without a queue that others share, this process runs its jobs itself.
  */
 export function createJobService(options: JobServiceOptions): JobService {
   const { config, tools, gate, run, metrics, log, connectors, open: openAll = openBacking } = options;
@@ -61,10 +61,10 @@ export function createJobService(options: JobServiceOptions): JobService {
   let closed = false;
 
   const begin = async (): Promise<JobBacking> => {
-    const backing = await openAll(config, connectors);
+    const [backing, { createSweeper }] = await Promise.all([openAll(config, connectors), import("./sweeper.ts")]);
     sweeper = createSweeper({ backing, retentionDays: config.JOB_RETENTION_DAYS, log });
     sweeper.start();
-    if (isAlone) startWorker(backing);
+    if (isAlone) await startWorker(backing);
     return backing;
   };
   const open = (): Promise<JobBacking> => {
@@ -76,7 +76,8 @@ export function createJobService(options: JobServiceOptions): JobService {
     });
     return opening;
   };
-  const startWorker = (backing: JobBacking) => {
+  const startWorker = async (backing: JobBacking) => {
+    const { createWorker } = await import("./worker.ts");
     if (worker !== undefined || closed) return;
     const knows = (tool: string) => jobTools.names.includes(tool);
     worker = createWorker({ backing, rules, concurrency: config.JOB_CONCURRENCY, run, knows, metrics, log, tellOf });
@@ -110,7 +111,7 @@ export function createJobService(options: JobServiceOptions): JobService {
     },
     async work() {
       const backing = await open();
-      startWorker(backing);
+      await startWorker(backing);
       return backing;
     },
     async finish(withinMs) {

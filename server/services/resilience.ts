@@ -105,7 +105,7 @@ const SERVICES: Readonly<Record<ConnectorName, string>> = {
 interface Policy {
   /** For all of one operation, the client's own retries included. */
   readonly timeoutMs: number;
-  /** At once; as many again wait. */
+  /** At once; see {@link MOST_WAITING} for what comes above. */
   readonly concurrency: number;
   /** Tries after the first, of what may be repeated. 0 where the client tries again by itself. */
   readonly retries: number;
@@ -125,6 +125,12 @@ const POLICIES: Readonly<Record<GuardedName, Policy>> = {
   // Asked by `fetch`, which tries once.
   azure: { timeoutMs: 60_000, concurrency: 64, retries: 2 },
 };
+
+/**
+ * What waits for room: as many as a process runs calls at once, by default (CALL_GLOBAL_CONCURRENCY), each of which asks
+ * for one thing after another. So what many submit in the same moment is taken, and not refused for being as many.
+ */
+const MOST_WAITING = 256;
 
 /** Failures one after another that open a circuit. */
 export const FAILURES = 5;
@@ -291,7 +297,7 @@ function createConnector(observation: Observation, { timeoutMs, concurrency, ret
     breaker.onStateChange((state) => {
       observation.circuitIs(state === Closed ? "closed" : state === HalfOpen ? "half-open" : "open", pauseMs);
     });
-    const room = bulkhead(concurrency, concurrency);
+    const room = bulkhead(concurrency, MOST_WAITING);
     // Aggressive: an operation that does not listen to its signal is not waited for.
     const once = wrap(breaker, timeout(timeoutMs, { strategy: TimeoutStrategy.Aggressive, abortOnReturn: false }));
     const isRefusal = (error: unknown) =>

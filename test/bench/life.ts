@@ -1,11 +1,12 @@
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
-import { Agent, request } from "node:http";
+import { Agent } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { post } from "./post.ts";
 import { KEY, type Workload, workloads } from "./workloads.ts";
 
 /*
@@ -91,22 +92,11 @@ async function send(port: string, messages: readonly Workload[], count: number):
   const sender = async () => {
     while (left-- > 0) {
       const message = messages[left % messages.length];
-      if (message !== undefined) await post(agent, port, message);
+      if (message !== undefined) await post(agent, `http://127.0.0.1:${port}/mcp`, message);
     }
   };
   await Promise.all(Array.from({ length: CONNECTIONS }, sender));
   agent.destroy();
-}
-
-function post(agent: Agent, port: string, { headers, body }: Workload): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const sent = request({ agent, host: "127.0.0.1", port, path: "/mcp", method: "POST", headers }, (response) => {
-      if (response.statusCode !== 200) reject(new Error(`Status ${response.statusCode}.`));
-      response.resume().once("end", resolve);
-    });
-    sent.once("error", reject);
-    sent.end(body);
-  });
 }
 
 function rest(): Promise<void> {

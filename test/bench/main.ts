@@ -1,8 +1,8 @@
-import { fork } from "node:child_process";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { benchJobs, type JobRow } from "./jobs.ts";
 import { autocannonClient, type Client, wrkClient } from "./load.ts";
 import { benchPackage } from "./packages.ts";
+import { startScript, type Usage } from "./processes.ts";
 import { type Workload, workloads } from "./workloads.ts";
 
 /* `npm run bench`: how fast this server is, beside others on the same machine, asked by the same client. */
@@ -10,15 +10,18 @@ import { type Workload, workloads } from "./workloads.ts";
 const USAGE = `npm run bench -- [options]
 
 Measures a bare Fastify route, this server with everything on, the SDK's own handler and fastmcp, one after the other:
-as one process, and as two behind a proxy that hands out connections in turns.
+as one process, and as two behind a proxy that hands out connections in turns. Then jobs that do nothing, from the
+request that submits one to its end: brought by the doubles of Service Bus and Table storage to one worker, and in the
+memory of a server by itself; as many at once as there are connections, and one after the other.
 
   --seconds N       time for each measurement (3)
   --rounds N        measurements of each, in turns; the one in the middle counts (3)
   --connections N   kept-alive connections (64)
   --client NAME     autocannon or wrk (autocannon)
-  --only TEXT       only requests whose name contains TEXT, such as "tools/call" or 2026
+  --only TEXT       only requests whose name contains TEXT, such as "tools/call", 2026 or jobs
   --servers LIST    which servers, comma-separated (fastify,this,sdk,fastmcp)
   --processes LIST  as how many processes, comma-separated (1,2); more than one are behind the proxy
+  --job-concurrency N  jobs that the worker runs at once (4, which is the server's default)
   --json            the result as JSON
   --help            this text`;
 
@@ -31,6 +34,7 @@ const { values } = parseArgs({
     only: { type: "string", default: "" },
     servers: { type: "string", default: "fastify,this,sdk,fastmcp" },
     processes: { type: "string", default: "1,2" },
+    "job-concurrency": { type: "string", default: "4" },
     json: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
   },
@@ -73,7 +77,7 @@ async function bench(): Promise<void> {
     return false;
   });
   const chosen = workloads.filter(({ name }) => name.includes(values.only));
-  const answers = await answersTo(chosen);
+  const answers = chosen.length === 0 ? "{}" : await answersTo(chosen);
   const rows: Row[] = [];
   const cases = values.processes
     .split(",")
@@ -102,9 +106,24 @@ async function bench(): Promise<void> {
       rows.push(row);
     }
   }
-  console.log(
-    values.json ? JSON.stringify({ node: process.version, seconds, connections, rows }, null, 2) : table(rows),
-  );
+  const jobs = !names.includes("this")
+    ? []
+    : await benchJobs({
+        seconds,
+        warmUpSeconds: WARM_UP_SECONDS,
+        rounds: Number(values.rounds),
+        submitters: connections,
+        concurrency: Number(values["job-concurrency"]),
+        only: values.only,
+        tell: (line) => {
+          if (!values.json) console.error(line);
+        },
+      });
+  if (values.json) console.log(JSON.stringify({ node: process.version, seconds, connections, rows, jobs }, null, 2));
+  else {
+    const tables = [rows.length > 0 && table(rows), jobs.length > 0 && jobTable(jobs)];
+    console.log(tables.filter(Boolean).join("\n\n"));
+  }
   if (rows.some(({ failed }) => failed > 0)) process.exitCode = 1;
 }
 
@@ -151,10 +170,6 @@ async function measure(
   }
 }
 
-interface Usage {
-  readonly cpuMicros: number;
-}
-
 /** What requests are sent to. */
 interface Started {
   readonly url: string;
@@ -170,7 +185,7 @@ async function startBehindProxy(server: string, answers: string, processes: numb
     each.map(({ url }) => new URL(url).port),
   );
   return {
-    url: proxy.url,
+    url: urlOf(proxy.ready),
     async usage() {
       const used = await Promise.all(each.map((one) => one.usage()));
       return { cpuMicros: used.reduce((sum, { cpuMicros }) => sum + cpuMicros, 0) };
@@ -181,30 +196,13 @@ async function startBehindProxy(server: string, answers: string, processes: numb
   };
 }
 
-function start(server: string, answers?: string): Promise<Started> {
-  return startScript("serve.ts", [server], answers);
+async function start(server: string, answers = "{}"): Promise<Started> {
+  const process = await startScript("serve.ts", [server], { BENCH_ANSWERS: answers });
+  return { url: urlOf(process.ready), usage: process.usage, stop: process.stop };
 }
 
-async function startScript(script: string, args: readonly string[], answers = "{}"): Promise<Started> {
-  const child = fork(fileURLToPath(new URL(script, import.meta.url)), args, {
-    stdio: ["ignore", "ignore", "inherit", "ipc"],
-    env: { ...process.env, NODE_ENV: "production", BENCH_ANSWERS: answers },
-  });
-  const told = <T>() =>
-    new Promise<T>((resolve, reject) => {
-      child.once("message", (message) => resolve(message as T));
-      child.once("exit", (code) => reject(new Error(`${script} ${args.join(" ")} ended with code ${code}.`)));
-    });
-  const { port } = await told<{ port: number }>();
-  return {
-    url: `http://127.0.0.1:${port}/mcp`,
-    usage: () => {
-      const usage = told<Usage>();
-      child.send("usage");
-      return usage;
-    },
-    stop: () => child.disconnect(),
-  };
+function urlOf({ port }: { readonly port: number }): string {
+  return `http://127.0.0.1:${port}/mcp`;
 }
 
 /** What this server answers, which the bare route then answers as well. */
@@ -224,8 +222,12 @@ async function answersTo(asked: readonly Workload[]): Promise<string> {
   }
 }
 
+function number(value: number | undefined, digits: number): string {
+  return value === undefined ? "" : value.toFixed(digits);
+}
+
 function table(rows: readonly Row[]): string {
-  const number = (value: number | undefined, digits: number) => (value === undefined ? "" : value.toFixed(digits));
+  const head = ["request", "processes", "server", "requests/s", "p99 ms", "ratio", "CPU µs", "CPU ratio", ""];
   const lines = rows.map((row) => [
     row.workload,
     row.processes === 1 ? "1" : `${row.processes}, proxy`,
@@ -237,7 +239,24 @@ function table(rows: readonly Row[]): string {
     number(row.cpuRatio ?? 1, 2),
     row.failed === 0 ? "" : `${row.failed} failed`,
   ]);
-  const head = ["request", "processes", "server", "requests/s", "p99 ms", "ratio", "CPU µs", "CPU ratio", ""];
+  return markdown(head, lines);
+}
+
+function jobTable(rows: readonly JobRow[]): string {
+  const times = ["start p50 ms", "start p99 ms", "done p50 ms", "done p99 ms"];
+  const head = ["by", "at once", "run at once", "jobs/s", ...times, "CPU µs: server", "worker", "doubles"];
+  const lines = rows.map((row) => [
+    row.workload,
+    String(row.submitters),
+    String(row.concurrency),
+    number(row.jobsPerSecond, 0),
+    ...[row.startP50Ms, row.startP99Ms, row.doneP50Ms, row.doneP99Ms].map((time) => number(time, 1)),
+    ...[row.cpuMicros.server, row.cpuMicros.worker, row.cpuMicros.doubles].map((micros) => number(micros, 0)),
+  ]);
+  return markdown(head, lines);
+}
+
+function markdown(head: readonly string[], lines: readonly (readonly string[])[]): string {
   const widths = head.map((title, column) =>
     Math.max(...[head, ...lines].map((line) => (line[column] ?? title).length)),
   );

@@ -1,8 +1,5 @@
-import { createHash } from "node:crypto";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { toNodeHandler } from "@modelcontextprotocol/node";
 import { createMcpHandler, McpServer } from "@modelcontextprotocol/server";
 import Fastify from "fastify";
@@ -12,8 +9,9 @@ import { parseEnvironment } from "../../server/config.ts";
 import { createLogger, standardStream } from "../../server/observability/logging.ts";
 import { defineTool } from "../../server/tools/define-tool.ts";
 import { tools } from "../../server/tools/index.ts";
+import { environment } from "./environment.ts";
 import { benchPackage } from "./packages.ts";
-import { KEY } from "./workloads.ts";
+import { tellStarter } from "./processes.ts";
 
 /*
  * One server of the bench, in a process of its own: `node serve.ts <name>`. Tells its port to the process that started
@@ -41,18 +39,7 @@ const servers: Record<string, () => Promise<number>> = {
 
   /** The server of this repository as it runs in production, with one tool more. */
   async this() {
-    const config = parseEnvironment({
-      WORKSPACE_PATH: join(tmpdir(), "bench-workspace"),
-      AUTH_MODE: "api-key",
-      API_KEY_HASHES: `sha256:${createHash("sha256").update(KEY).digest("hex")}`,
-      // On, and never reached.
-      RATE_LIMIT_PER_MINUTE: "1000000000",
-      RATE_LIMIT_TOOL_PER_MINUTE: "1000000000",
-      RATE_LIMIT_GLOBAL_PER_MINUTE: "1000000000",
-      RATE_LIMIT_BYTES_PER_MINUTE: String(1024 ** 4),
-      CALL_CONCURRENCY: "10000",
-      CALL_GLOBAL_CONCURRENCY: "10000",
-    });
+    const config = parseEnvironment(environment);
     const echo = defineTool({
       name: "echo",
       title: "Echo",
@@ -128,10 +115,4 @@ function portOf(address: AddressInfo | string | null): number {
 
 const start = servers[process.argv[2] ?? ""];
 if (start === undefined) throw new Error(`There are ${Object.keys(servers).join(", ")}.`);
-const port = await start();
-process.on("message", () => {
-  const { user, system } = process.cpuUsage();
-  process.send?.({ cpuMicros: user + system, residentBytes: process.memoryUsage.rss() });
-});
-process.on("disconnect", () => process.exit(0));
-process.send?.({ port });
+tellStarter({ port: await start() });

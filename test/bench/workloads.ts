@@ -31,7 +31,7 @@ function older(method: string, params: object): Workload {
   };
 }
 
-function newest(method: string, params: { name?: string }): Workload {
+function newest(method: string, params: { name?: string; arguments?: object }): Workload {
   return {
     name: `${method}, ${NEWEST}`,
     headers: {
@@ -52,3 +52,8 @@ export const workloads: readonly Workload[] = [
   newest("tools/list", {}),
   older("tools/list", {}),
 ];
+
+/** A tool of the bench's own that does nothing, for jobs. */
+export const JOB_TOOL = "no_work";
+
+export const jobSubmission: Workload = newest("tools/call", { name: "submit_job", arguments: { tool: JOB_TOOL } });

@@ -9,8 +9,8 @@ const server = fileURLToPath(new URL("../../server", import.meta.url));
 const text = (path: string) => readFileSync(join(server, path), "utf8");
 const sources = globSync("**/*.{ts,js}", { cwd: server, exclude: ["node_modules/**", "workspace/**"] });
 
-const importsOf = (path: string) =>
-  [...text(path).matchAll(/^(?:import|export)\s[^;]*?from "([^"]+)";/gms)].map((match) => match[1] ?? "");
+const importsOf = (path: string, pattern = /^(?:import|export)\s[^;]*?from "([^"]+)";/gms) =>
+  [...text(path).matchAll(pattern)].map((match) => match[1] ?? "");
 
 /** Rooms from the bottom up; what stands higher may use what stands lower, or beside it. */
 const LEVELS: [RegExp, number][] = [
@@ -44,6 +44,30 @@ describe("the server's sources", () => {
       }
     }
   });
+
+  /** All that is loaded with an entry: what it imports, but for types, and what that imports. */
+  const loadedWith = (entry: string) => {
+    const loaded = new Set([entry]);
+    for (const path of loaded) {
+      if (!existsSync(join(server, path))) continue;
+      for (const specifier of importsOf(path, /^(?:import|export)\s(?!type\s)[^;]*?from "([^"]+)";/gms)) {
+        loaded.add(specifier.startsWith(".") ? join(dirname(path), specifier) : specifier);
+      }
+    }
+    return [...loaded];
+  };
+
+  // Some 70 MiB and a second, which a server that is asked for none of it does without.
+  test.each(["http.ts", "stdio-server.ts", "stdio-over-http.ts"])(
+    "%s starts without Azure's clients, Redis's, what guards requests to them, and what runs jobs",
+    (entry) => {
+      const loaded = loadedWith(entry);
+      expect(loaded).toContain("mcp/protocol.ts");
+      const unasked =
+        /^(@azure|@redis)\/|^(cockatiel|redis)$|^jobs\/(worker|run-job|sweeper)\.ts$|^services\/jobs\/(queue|store)-/;
+      expect(loaded.filter((name) => unasked.test(name))).toEqual([]);
+    },
+  );
 
   test("config.ts, which the infrastructure imports, needs zod and nothing else", () => {
     expect(importsOf("config.ts").filter((specifier) => !specifier.startsWith("node:"))).toEqual(["zod"]);

@@ -16,8 +16,7 @@ import {
 import { writeMessage } from "./messages.ts";
 import { cancelling, type JobRules, nextStep } from "./next-step.ts";
 import type { JobQueue } from "./queue.ts";
-import { InvalidCursor, JobConflict, type JobStore, type StoredJob } from "./store.ts";
-import { StoreFull } from "./store-memory.ts";
+import { InvalidCursor, JobConflict, type JobStore, type StoredJob, StoreFull } from "./store.ts";
 
 /** Who asks, and under which name jobs are its own: `ownerOf(callerKey(caller))`. */
 export interface Submitter {

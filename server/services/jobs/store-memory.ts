@@ -1,5 +1,5 @@
 import { FINAL_STATES, JOB_ID, type Job, type JobRef, type LoggedEvent } from "./job.ts";
-import { assertNext, conflict, InvalidCursor, type JobStore, type StoredJob } from "./store.ts";
+import { assertNext, conflict, InvalidCursor, type JobStore, type StoredJob, StoreFull } from "./store.ts";
 import { assertContentName, assertRef, textOf } from "./store-rows.ts";
 
 /** Jobs that are kept, and the length of what they were given and gave together, in UTF-16 code units: 128 MiB. */
@@ -15,11 +15,6 @@ interface Content {
   readonly ref: JobRef;
   readonly texts: Map<string, string>;
   changedAt: number;
-}
-
-/** Too much is kept of jobs that have not ended. */
-export class StoreFull extends Error {
-  override readonly name = "StoreFull";
 }
 
 /**

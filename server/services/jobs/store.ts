@@ -38,6 +38,11 @@ export class UnreadableJob extends Error {
   }
 }
 
+/** No room: too much is kept of jobs that have not ended. The message goes to callers. */
+export class StoreFull extends Error {
+  override readonly name = "StoreFull";
+}
+
 /** A cursor that no page of this store had. */
 export class InvalidCursor extends Error {
   override readonly name = "InvalidCursor";
