@@ -1,13 +1,11 @@
 import { spawn } from "node:child_process";
-import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { Agent } from "node:http";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { environment } from "./environment.ts";
 import { post } from "./post.ts";
-import { KEY, type Workload, workloads } from "./workloads.ts";
+import { type Workload, workloads } from "./workloads.ts";
 
 /*
  * `npm run bench:life`: how long the server takes from its start to being ready, and how much memory it holds, at rest
@@ -58,14 +56,14 @@ async function start() {
     stdio: ["ignore", "pipe", "inherit"],
     env: {
       ...process.env,
+      ...environment,
       NODE_ENV: "production",
       PORT: "0",
       METRICS_PORT: "0",
-      WORKSPACE_PATH: join(tmpdir(), "bench-workspace"),
-      AUTH_MODE: "api-key",
-      API_KEY_HASHES: `sha256:${createHash("sha256").update(KEY).digest("hex")}`,
     },
   });
+  // Whatever ends the bench, it leaves no server behind.
+  process.once("exit", () => child.kill());
   const ended = new Promise((resolve) => child.once("exit", resolve));
   const lines = createInterface(child.stdout);
   const port = await new Promise<string>((resolve, reject) => {
