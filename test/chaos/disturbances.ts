@@ -55,14 +55,14 @@ export function disturb({ workers, bus, tables, lockMs }: Victims, chance: Chanc
   };
 
   const under = Promise.all([
-    again(1500, 3000, (own) => {
+    again(3000, 6000, (own) => {
       const place = own.pick(workers.places) ?? 0;
       const way = own.pick(["SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM"] as const) ?? "SIGKILL";
       count(way);
       workers.signal(place, way);
     }),
     // Longer than lease and lock: somebody else holds what it takes for its own when it goes on.
-    again(3000, 6000, async (own) => {
+    again(4000, 8000, async (own) => {
       const place = own.pick(workers.places) ?? 0;
       count("SIGSTOP");
       workers.signal(place, "SIGSTOP");

@@ -147,7 +147,7 @@ test(
     const remaining = async () => {
       const depth = (queue: string) => bus.queue(queue).depth();
       const [one, other] = [depth(QUEUES.SERVICE_BUS_QUEUE), depth(QUEUES.SERVICE_BUS_ORDERED_QUEUE)];
-      const owed = (await Array.fromAsync(store.owed(-1))).length;
+      const owed = (await all(store.owed(-1))).length;
       const messages = one.active + one.scheduled + one.deferred + other.active + other.scheduled + other.deferred;
       return { unfinished: (await unfinished()).map(({ id }) => id), messages, owed };
     };
@@ -181,7 +181,7 @@ test(
     async function historyOf(id: string): Promise<string[]> {
       const ref = { id, partition: faults.partitionOf(id) };
       const row = await store.read(ref).catch(String);
-      const log = (await Array.fromAsync(store.events({ ref }))).map(({ event }) => JSON.stringify(event));
+      const log = (await all(store.events({ ref }))).map(({ event }) => JSON.stringify(event));
       return [
         JSON.stringify(row),
         ...log,
@@ -192,6 +192,12 @@ test(
   },
   TIMEOUT_MS,
 );
+
+async function all<Item>(items: AsyncIterable<Item>): Promise<Item[]> {
+  const found: Item[] = [];
+  for await (const item of items) found.push(item);
+  return found;
+}
 
 /** Jobs whose history is printed when there is something wrong with them. */
 const MOST_TOLD = 5;
@@ -332,7 +338,7 @@ async function findFaults({ planned, ids, store, letters, directory }: Outcome) 
       }
       ended.set(plan.key, job);
       ends[job.state] = (ends[job.state] ?? 0) + 1;
-      const logged = await Array.fromAsync(store.events({ ref }));
+      const logged = await all(store.events({ ref }));
       const faults = [
         ...(await faultsOfLog(store, job, logged)),
         ...faultsOfEnd(plan, job),

@@ -72,9 +72,12 @@ export function planJobs(count: number, chance: Chance): readonly PlannedJob[] {
   const total = SORTS.reduce((sum, [share]) => sum + share, 0);
   return Array.from({ length: count }, (_, number) => {
     let left = chance.next() * total;
-    const [, sort] = SORTS.find(([share]) => (left -= share) < 0) ?? [0, () => undefined];
-    const planned = sort(chance);
-    if (planned === undefined) throw new Error("Shares make a whole.");
+    const found = SORTS.find(([share]) => {
+      left -= share;
+      return left < 0;
+    });
+    if (found === undefined) throw new Error("Shares make a whole.");
+    const planned = found[1](chance);
     const key = planned.task.order?.key;
     const place = key === undefined ? 0 : (places.get(key) ?? 0) + 1;
     if (key !== undefined) places.set(key, place);
