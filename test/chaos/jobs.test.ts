@@ -52,7 +52,7 @@ import { Workers } from "./workers.ts";
 const SEED = Number(process.env.CHAOS_SEED ?? randomInt(2 ** 31));
 const JOBS = Number(process.env.CHAOS_JOBS ?? 2000);
 /** Submitters at the same time. */
-const SUBMITTERS = 16;
+const SUBMITTERS = 40;
 /** How long a message is locked, and a run its worker's, without a sign of life. */
 const LOCK_MS = 2000;
 const LEASE_SECONDS = 2;
