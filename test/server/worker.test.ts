@@ -2,6 +2,8 @@ import { describe, test } from "vitest";
 import { newJobId } from "../../server/services/jobs/job.ts";
 import { resultName } from "../../server/services/jobs/jobs.ts";
 import { writeMessage } from "../../server/services/jobs/messages.ts";
+import type { JobQueue } from "../../server/services/jobs/queue.ts";
+import { createMemoryQueue } from "../../server/services/jobs/queue-memory.ts";
 import { JobConflict, type JobStore } from "../../server/services/jobs/store.ts";
 import { createMemoryStore } from "../../server/services/jobs/store-memory.ts";
 import { InputNeeded } from "../../server/tools/client-channel.ts";
@@ -452,6 +454,40 @@ describe.concurrent("a store or queue that does not do as it should", () => {
       await expect.poll(() => parts.state(job)).toMatchObject({ state: "succeeded", attempts: 1 });
     expect([...runs.values()]).toEqual(jobs.map(() => 1));
     for (const job of jobs) expect(await parts.log(job)).toEqual(["submitted", "started", "completed"]);
+  });
+
+  test("a message is settled once the queue takes that, and comes no second time", async ({
+    expect,
+    onTestFinished,
+  }) => {
+    const queue = createMemoryQueue({ lockMs: 60_000 });
+    const deliveries: number[] = [];
+    let refusals = 0;
+    const refusing: JobQueue = {
+      ...queue,
+      receive: ({ handle, ...rest }) =>
+        queue.receive({
+          ...rest,
+          handle(delivery) {
+            deliveries.push(delivery.deliveries);
+            const complete = () => (++refusals <= 2 ? Promise.reject(new Error("503")) : delivery.complete());
+            const { id, body, lost } = delivery;
+            const others = {
+              handBack: () => delivery.handBack(),
+              retry: (again: string, delayMs: number) => delivery.retry(again, delayMs),
+              deadLetter: (reason: string, description: string) => delivery.deadLetter(reason, description),
+            };
+            return handle({ id, body, lost, deliveries: delivery.deliveries, complete, ...others });
+          },
+        }),
+    };
+    const parts = jobParts({}, { queue }, onTestFinished);
+    parts.worker({ queue: refusing });
+    const job = await parts.submit("hello");
+    await expect.poll(() => refusals).toBe(3);
+    expect(await parts.state(job)).toMatchObject({ state: "succeeded", attempts: 1 });
+    expect(deliveries).toEqual([1]);
+    expect(parts.events.map(({ event }) => event)).not.toContain("job.postponed");
   });
 
   test("clocks that differ by minutes neither lose a lease nor take one", async ({ expect, onTestFinished }) => {

@@ -405,6 +405,9 @@ class ServiceBusDelivery implements Delivery {
     lost.addEventListener("abort", onLost);
     try {
       await Promise.race([settle(), end.promise]);
+    } catch (error) {
+      if (LOCK_LOST.has(codeOf(error))) this.#lock.lose();
+      throw error;
     } finally {
       lost.removeEventListener("abort", onLost);
     }
@@ -421,6 +424,8 @@ interface Lock {
   readonly lost: AbortSignal;
   /** It is renewed no more, and can no more be lost. */
   end(): void;
+  /** The broker says that it is not held any more. */
+  lose(): void;
 }
 
 /** How much of a lock may go by before it is renewed, and how long at most: what is known of the broker's clock may be wrong. */
@@ -436,7 +441,7 @@ function keepLocked(lockedUntil: Date | undefined, now: () => number, renew: () 
   let remainingMs = remainingOf(lockedUntil, now());
   let expiry = setTimeout(lose, remainingMs);
   let renewal = setTimeout(renewNow, nextIn());
-  return { lost: lost.signal, end };
+  return { lost: lost.signal, end, lose };
 
   function nextIn(): number {
     return Math.min(remainingMs * RENEWED_AFTER, RENEWED_AFTER_MS);
