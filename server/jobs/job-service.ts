@@ -62,7 +62,11 @@ export function createJobService(options: JobServiceOptions): JobService {
 
   const begin = async (): Promise<JobBacking> => {
     const backing = await openAll(config, connectors);
-    sweeper = createSweeper({ backing, retentionDays: config.JOB_RETENTION_DAYS, log });
+    sweeper = createSweeper({
+      ...{ backing, rules, log, tellOf },
+      deadlineSeconds: config.JOB_DEADLINE_SECONDS,
+      retentionDays: config.JOB_RETENTION_DAYS,
+    });
     sweeper.start();
     if (isAlone) startWorker(backing);
     return backing;

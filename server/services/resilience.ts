@@ -481,6 +481,8 @@ export function resilientStore(
     list: (query) => row(() => store.list(query)),
     sent: (ref) => row(() => store.sent(ref)),
     owed: (olderThanMs) => each(store.owed(olderThanMs)),
+    owesEarlier: (job) => row(() => store.owesEarlier(job)),
+    overdue: (query) => each(store.overdue(query)),
     events: (query) => each(store.events(query)),
     putContent: (ref, name, text) => content(() => store.putContent(ref, name, text)),
     content: (ref, name) => content(() => store.content(ref, name)),

@@ -217,7 +217,7 @@ async function serverOf(config: Config) {
     deadlineSeconds: 600,
     observe: { changed: () => {}, unavailable: (error) => log.warn({ event: "jobs.unavailable", err: error }) },
   });
-  const sweeper = createSweeper({ backing, retentionDays: 7, log });
+  const sweeper = createSweeper({ backing, rules, deadlineSeconds: 600, retentionDays: 7, log, tellOf: () => {} });
   let closed = false;
   const sweeping = (async () => {
     while (!closed) {
