@@ -41,7 +41,7 @@ export function disturb({ workers, bus, tables, lockMs }: Victims, chance: Chanc
   let storageDown = false;
   const ofStorage = chance.fork();
   tables.fault = () => {
-    if (!ofStorage.happens(storageDown ? 0.7 : 0.02)) return undefined;
+    if (!ofStorage.happens(storageDown ? 0.7 : 0.015)) return undefined;
     const fault = ofStorage.pick([{ status: 503 }, { status: 429, retryAfterSeconds: 1 }, "cut", "lose"] as const);
     count(`tables ${typeof fault === "object" ? fault.status : fault}`);
     return fault;
@@ -79,10 +79,10 @@ export function disturb({ workers, bus, tables, lockMs }: Victims, chance: Chanc
       await pause(500, 2000, own);
       await bus.resume();
     }),
-    again(5000, 10_000, async (own) => {
+    again(8000, 15_000, async (own) => {
       count("tables down");
       storageDown = true;
-      await pause(500, 2000, own);
+      await pause(300, 1500, own);
       storageDown = false;
     }),
   ]);
