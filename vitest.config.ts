@@ -3,6 +3,7 @@ import { defineConfig } from "vitest/config";
 
 /** Minutes together, so `npm test` leaves them to `npm run test:long`: whole lives of stacks, of commands, of replicas. */
 const long = [
+  "test/chaos/**/*.test.ts",
   "test/engine/**/*.test.ts",
   "test/infra/cli/command.test.ts",
   "test/infra/cli/new-tool.test.ts",

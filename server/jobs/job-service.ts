@@ -62,7 +62,11 @@ export function createJobService(options: JobServiceOptions): JobService {
 
   const begin = async (): Promise<JobBacking> => {
     const [backing, { createSweeper }] = await Promise.all([openAll(config, connectors), import("./sweeper.ts")]);
-    sweeper = createSweeper({ backing, retentionDays: config.JOB_RETENTION_DAYS, log });
+    sweeper = createSweeper({
+      ...{ backing, rules, log, tellOf },
+      deadlineSeconds: config.JOB_DEADLINE_SECONDS,
+      retentionDays: config.JOB_RETENTION_DAYS,
+    });
     sweeper.start();
     if (isAlone) await startWorker(backing);
     return backing;

@@ -96,7 +96,10 @@ export async function runJob(
   });
   const beatMs = Math.min(LONGEST_BEAT_MS, rules.leaseMs / BEATS);
   let beatTimer: NodeJS.Timeout | undefined;
+  let over = false;
   const beat = () => {
+    // The last one may be answered after the end.
+    if (over) return;
     beatTimer = setTimeout(() => {
       held.write().then(beat, (error: unknown) => {
         if (!(error instanceof Fenced)) beat();
@@ -110,17 +113,31 @@ export async function runJob(
   const deadlineTimer = setTimeout(() => end("deadline"), Math.min(LONGEST_TIMER_MS, left));
   running({ repeatable: job.repeatable, stop: () => end("shutdown") });
 
-  let outcome: RunOutcome;
-  try {
-    onWritten(sentAt);
-    // It took so long to begin that somebody may have given it up for lost.
-    if (started - sentAt > beatMs) await untilAnswered(() => held.write(), AbortSignal.any([giveUp, signal]));
+  /** False: it took so long to begin that somebody may have given it up for lost, and nobody says that it is not so. */
+  const isHeld = async (): Promise<boolean> => {
+    if (started - sentAt <= beatMs) return true;
+    const answered = untilAnswered(() => held.write(), AbortSignal.any([giveUp, signal]));
+    return answered.then(
+      () => true,
+      () => false,
+    );
+  };
+  const runTool = async (): Promise<RunOutcome> => {
+    try {
+      return await withinLastWords(run(job, args, { signal, client: channel }), signal);
+    } catch (error) {
+      log.error({ event: "job.run.broken", job: job.id, tool: job.tool, err: error });
+      return { ended: "broken", reason: error instanceof Error ? error.name : "It broke." };
+    }
+  };
+
+  onWritten(sentAt);
+  let outcome: RunOutcome = { ended: "busy", reason: "Its worker could not reach the store before it began." };
+  if (await isHeld()) {
     beat();
-    outcome = await withinLastWords(run(job, args, { signal, client: channel }), signal);
-  } catch (error) {
-    outcome = { ended: "broken", reason: error instanceof Error ? error.name : "It broke." };
-    log.error({ event: "job.run.broken", job: job.id, tool: job.tool, err: error });
+    outcome = await runTool();
   }
+  over = true;
   channel.end();
   clearTimeout(deadlineTimer);
   clearTimeout(leaseTimer);

@@ -1,42 +1,104 @@
 import type { FastifyBaseLogger } from "fastify";
-import { FINAL_STATES } from "../services/jobs/job.ts";
+import { after, FINAL_STATES, type JobRef } from "../services/jobs/job.ts";
 import { type JobBacking, queuedJob } from "../services/jobs/jobs.ts";
+import { type JobRules, nextStep } from "../services/jobs/next-step.ts";
+import { JobConflict, UnreadableJob } from "../services/jobs/store.ts";
+import type { TellOf } from "./job-events.ts";
 
 /** Between two looks, at random up to half as long again, so that replicas do not look all at once. */
 const INTERVAL_MS = 30_000;
 /** Whoever submitted the job has had so long to send its message. */
 const OWED_MS = 30_000;
+/** Between two looks for jobs that nobody came for. */
+const OVERDUE_INTERVAL_MS = 5 * 60_000;
+/** Whoever runs a job has had so long to end it by its deadline. */
+const OVERDUE_MS = 60_000;
+/** How long all who sweep may have been away, since rows of jobs submitted longer ago are not looked at. */
+const AWAY_MS = 6 * 3_600_000;
 /** Between two removals of jobs that ended long ago. */
 const REMOVAL_MS = 3_600_000;
 const DAY_MS = 86_400_000;
 
 export interface Sweeper {
   start(): void;
-  /** Looks once, now: sends what is owed to the queue, and removes what is due. Rejects as queue and store do. */
+  /**
+   * Looks once, now: sends what is owed to the queue, ends what nobody came for, and removes what is due. Rejects as queue
+   * and store do.
+   */
   sweep(owedForMs?: number): Promise<void>;
   stop(): void;
 }
 
 interface SweeperOptions {
   readonly backing: JobBacking;
+  readonly rules: JobRules;
+  /** The most time that a job may have. */
+  readonly deadlineSeconds: number;
   readonly retentionDays: number;
   readonly log: FastifyBaseLogger;
+  readonly tellOf: TellOf;
 }
 
-/** Sends what a process that ended in the middle still owed to the queue, and removes jobs that ended long ago. */
-export function createSweeper({ backing: { store, queue }, retentionDays, log }: SweeperOptions): Sweeper {
+/**
+ * Sends what a process that ended in the middle still owed to the queue; ends jobs after their deadline whose message is
+ * gone, such as one that the broker has set aside, so that no worker will; and removes jobs that ended long ago.
+ */
+export function createSweeper(options: SweeperOptions): Sweeper {
+  const { backing, rules, deadlineSeconds, retentionDays, log, tellOf } = options;
+  const { store, queue } = backing;
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
+  let overdueDue = 0;
   let removalDue = 0;
 
-  const sweep = async (owedForMs = OWED_MS) => {
-    for await (const ref of store.owed(owedForMs)) {
-      const job = (await store.read(ref))?.job;
+  /** What is in its row; undefined as well when that is no job, which keeps nobody from the next. */
+  const look = async (ref: JobRef) => {
+    try {
+      return await store.read(ref);
+    } catch (error) {
+      if (!(error instanceof UnreadableJob)) throw error;
+      log.warn({ event: "job.unreadable", job: ref.id, err: error });
+      return undefined;
+    }
+  };
+
+  const sendOwed = async (forMs: number) => {
+    const owed: JobRef[] = [];
+    for await (const ref of store.owed(forMs)) owed.push(ref);
+    // The earliest first, and none after one that could not be sent: some are to run in the order they were taken.
+    for (const ref of owed.toSorted((a, b) => (a.id < b.id ? 1 : -1))) {
+      const job = (await look(ref))?.job;
       if (job !== undefined && !FINAL_STATES.has(job.state)) {
         await queue.send(queuedJob(job, job.version > 1));
         log.warn({ event: "job.message.resent", job: job.id, tool: job.tool });
       }
+      // Of one that cannot be read, a message would come to nothing; who writes it anew notes that it is owed again.
       await store.sent(ref);
+    }
+  };
+
+  const endOverdue = async () => {
+    const withinMs = deadlineSeconds * 1000 + OVERDUE_MS + AWAY_MS;
+    for await (const ref of store.overdue({ byMs: OVERDUE_MS, withinMs })) {
+      const stored = await look(ref);
+      if (stored === undefined) continue;
+      const next = nextStep(stored, rules);
+      if (next.step !== "note") continue;
+      try {
+        const { job } = await store.update(stored, after(stored.job, next.event, ref), [next.event]);
+        tellOf(job, next.event);
+      } catch (error) {
+        // Somebody came for it after all.
+        if (!(error instanceof JobConflict)) throw error;
+      }
+    }
+  };
+
+  const sweep = async (owedForMs = OWED_MS) => {
+    await sendOwed(owedForMs);
+    if (performance.now() >= overdueDue) {
+      overdueDue = performance.now() + OVERDUE_INTERVAL_MS;
+      await endOverdue();
     }
     if (performance.now() < removalDue) return;
     removalDue = performance.now() + REMOVAL_MS;

@@ -6,8 +6,8 @@ const FIRST_WAIT_MS = 100;
 const LONGEST_WAIT_MS = 3000;
 
 /**
- * Does what has to be done until the store has answered to it, since what a run has come to must not be lost with one
- * request. What the store says of the job itself is an answer.
+ * Does what has to be done until store or queue has answered to it, since what a run has come to must not be lost with
+ * one request. What the store says of the job itself is an answer.
  *
  * @throws whatever the last try threw, once `signal` aborts.
  */

@@ -148,6 +148,23 @@ export function createWorker(options: WorkerOptions): Worker {
   const setAside = (delivery: Delivery, { repeatable, reason = "" }: Job) =>
     deadLetter(delivery, repeatable ? "attempts" : "lost", reason);
 
+  /**
+   * Settled until the queue has heard it, or has taken the message back: one that is not settled comes again only when its
+   * lock has run out, which holds up what is to be tried again, and all that is behind it in its order.
+   */
+  function untilSettled(delivery: Delivery): Delivery {
+    const { id, body, deliveries, orderKey, lost } = delivery;
+    const signal = AbortSignal.any([lost, giveUp.signal]);
+    const settle = (how: () => Promise<void>) => untilAnswered(how, signal);
+    return {
+      ...{ id, body, deliveries, orderKey, lost },
+      complete: () => settle(() => delivery.complete()),
+      handBack: () => settle(() => delivery.handBack()),
+      retry: (again, delayMs) => settle(() => delivery.retry(again, delayMs)),
+      deadLetter: (reason, description) => settle(() => delivery.deadLetter(reason, description)),
+    };
+  }
+
   async function handle(delivery: Delivery): Promise<void> {
     const message = readMessage(delivery.body);
     const job = message.kind === "job" ? message.ref.id : undefined;
@@ -186,7 +203,7 @@ export function createWorker(options: WorkerOptions): Worker {
       receiving ??= queue.receive({
         concurrency,
         handle(delivery) {
-          const handled = handle(delivery).finally(() => handling.delete(handled));
+          const handled = handle(untilSettled(delivery)).finally(() => handling.delete(handled));
           handling.add(handled);
           return handled;
         },

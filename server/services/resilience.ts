@@ -274,25 +274,39 @@ class Answer {
   }
 }
 
+/** A failure beside one that counted: a connection that is cut takes with it all that was under way on it. */
+class FailedTogether extends Error {
+  readonly error: unknown;
+
+  constructor(error: unknown) {
+    super();
+    this.error = error;
+  }
+}
+
 function createConnector(observation: Observation, { timeoutMs, concurrency, retries }: Policy): Connector {
   const { name } = observation;
   let budget = MOST_RETRIES;
+  /** By `performance.now()`: of the last failure that counted. */
+  let failedAt = Number.NEGATIVE_INFINITY;
 
   // Loaded by the first request, since most local servers never make one.
   const prepare = async () => {
     const cockatiel = await import("cockatiel");
-    const { circuitBreaker, ConsecutiveBreaker, DelegateBackoff, ExponentialBackoff, handleAll, handleWhen } =
-      cockatiel;
+    const { circuitBreaker, ConsecutiveBreaker, DelegateBackoff, ExponentialBackoff, handleWhen } = cockatiel;
     const { bulkhead, retry, timeout, TimeoutStrategy, wrap } = cockatiel;
     let pauseMs = FIRST_PAUSE_MS;
-    const breaker: CircuitBreakerPolicy = circuitBreaker(handleAll, {
-      breaker: new ConsecutiveBreaker(FAILURES),
-      halfOpenAfter: new DelegateBackoff(({ attempt }) => {
-        // Spread, so that replicas do not come back all at once.
-        pauseMs = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (attempt - 1)) * (0.75 + Math.random() / 2);
-        return pauseMs;
-      }),
-    });
+    const breaker: CircuitBreakerPolicy = circuitBreaker(
+      handleWhen((error) => !(error instanceof FailedTogether)),
+      {
+        breaker: new ConsecutiveBreaker(FAILURES),
+        halfOpenAfter: new DelegateBackoff(({ attempt }) => {
+          // Spread, so that replicas do not come back all at once.
+          pauseMs = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (attempt - 1)) * (0.75 + Math.random() / 2);
+          return pauseMs;
+        }),
+      },
+    );
     const { Closed, HalfOpen } = cockatiel.CircuitState;
     breaker.onStateChange((state) => {
       observation.circuitIs(state === Closed ? "closed" : state === HalfOpen ? "half-open" : "open", pauseMs);
@@ -344,19 +358,24 @@ function createConnector(observation: Observation, { timeoutMs, concurrency, ret
       budget = Math.min(MOST_RETRIES, budget + RETRIES_PER_REQUEST);
       // The caller's signal goes past the policies, which would count its end as a failure.
       const asked = async ({ signal }: { readonly signal: AbortSignal }) => {
+        const askedAt = performance.now();
         try {
           // It may have waited for room, or for its next try.
           given?.throwIfAborted();
           return await operation(given === undefined ? signal : AbortSignal.any([signal, given]));
         } catch (error) {
           if (given?.aborted || isTheirs(error)) return new Answer(error);
+          // One that is let through to find out decides, whatever else fails at that moment.
+          if (askedAt < failedAt && observation.circuit === "closed") throw new FailedTogether(error);
+          failedAt = performance.now();
           throw error;
         }
       };
       let result: Awaited<ReturnType<typeof asked>>;
       try {
         result = await (repeatable && retries > 0 ? again : once).execute(asked);
-      } catch (error) {
+      } catch (thrown) {
+        const error = thrown instanceof FailedTogether ? thrown.error : thrown;
         if (!isRefusal(error)) observation.failed(error);
         throw unavailable(error);
       }
@@ -468,6 +487,8 @@ export function resilientStore(
     list: (query) => row(() => store.list(query)),
     sent: (ref) => row(() => store.sent(ref)),
     owed: (olderThanMs) => each(store.owed(olderThanMs)),
+    owesEarlier: (job) => row(() => store.owesEarlier(job)),
+    overdue: (query) => each(store.overdue(query)),
     events: (query) => each(store.events(query)),
     putContent: (ref, name, text) => content(() => store.putContent(ref, name, text)),
     content: (ref, name) => content(() => store.content(ref, name)),

@@ -473,6 +473,21 @@ describe.concurrent("the job queue on Service Bus", () => {
     await until(() => bus.queue("ordered").depth().active === 0);
   });
 
+  test("goes by the broker's clock, whatever this machine's says", async ({ expect, onTestFinished }) => {
+    const { bus } = await serviceBus({ onTestFinished });
+    const hourMs = 3_600_000;
+    const behind = { now: () => Date.now() - hourMs, credential: "emulator" } as const;
+    const queue = createServiceBusQueue({ host: bus.host, queue: "jobs", orderedQueue: "ordered", ...behind });
+    onTestFinished(() => queue.close());
+    await queue.send(job("a", { delayMs: hourMs + 50 }));
+    await queue.send(job("b", { delayMs: 3 * hourMs }));
+    const { ids, untilReceived } = receive(queue, {
+      handle: (delivery) => (delivery.id === "a" ? delivery.retry("a-2", hourMs + 50) : delivery.complete()),
+    });
+    await untilReceived(2);
+    expect(ids()).toEqual(["a", "a-2"]);
+  });
+
   test("asks an empty queue for nothing", async ({ expect, onTestFinished }) => {
     const { bus, queue } = await serviceBus({ onTestFinished });
     const operations: BusOperation[] = [];

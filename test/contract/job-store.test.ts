@@ -342,6 +342,49 @@ describe.each(subjects)("jobs in %s", (_name, newStore) => {
     expect(await owed()).toEqual([]);
   });
 
+  test("of one order owe what was submitted earlier, and nothing of another's", async () => {
+    const store = await newStore();
+    const now = Date.now();
+    const ordered = async (at: number, { owner = OWNER, orderKey = "k" } = {}) => {
+      const { ref, event } = newJob({ at, owner });
+      if (event.type !== "submitted") throw new Error("It is.");
+      const first = { ...event, orderKey };
+      const job = jobAfter(undefined, first, ref);
+      await store.insert(job, first);
+      return job;
+    };
+    const first = await ordered(now);
+    const second = await ordered(now + 10);
+    await ordered(now - 10, { owner: "b".repeat(32) });
+    await ordered(now - 10, { orderKey: "l" });
+    const { job: free } = await inserted(store, newJob({ at: now + 20 }));
+    const owes = () => Promise.all([first, second, free].map((job) => store.owesEarlier(job)));
+    expect(await owes()).toEqual([false, true, false]);
+    await store.sent(refOf(first));
+    expect(await owes()).toEqual([false, false, false]);
+  });
+
+  test("are found when they have not ended by their deadline, among those of late", async () => {
+    const store = await newStore();
+    const now = Date.now();
+    const hourMs = 3_600_000;
+    const due = async (submittedAt: number, deadline: number, partition = PARTITION) => {
+      const { ref, event } = newJob({ at: submittedAt, partition });
+      if (event.type !== "submitted") throw new Error("It is.");
+      const first = { ...event, deadline: timeOf(deadline) };
+      return inserted(store, { ref, event: first, job: jobAfter(undefined, first, ref) });
+    };
+    const waiting = await due(now - hourMs, now - 60_000);
+    const running = await happen(store, await due(now - hourMs, now - 60_000, "tenant-other"), started(1));
+    await happen(store, await due(now - hourMs, now - 60_000), started(1), completed(1));
+    await due(now - hourMs, now + hourMs);
+    await due(now - hourMs, now - 10_000);
+    await due(now - 5 * hourMs, now - 60_000);
+    const overdue = await all(store.overdue({ byMs: 30_000, withinMs: 2 * hourMs }));
+    const byId = (a: JobRef, b: JobRef) => (a.id < b.id ? -1 : 1);
+    expect(overdue.toSorted(byId)).toEqual([refOf(waiting.job), refOf(running.job)].toSorted(byId));
+  });
+
   test("are swept with all that was theirs when they ended long enough ago, by several at once", async () => {
     const store = await newStore();
     const ended = await Promise.all(
@@ -613,6 +656,22 @@ describe.concurrent("jobs in Azure storage, when it fails", () => {
     proxy.fault = undefined;
     expect(await all(store.owed(-1000))).toEqual([kept.ref]);
     expect(await store.read(nothing.ref)).toBeUndefined();
+  });
+
+  test("owe their message, too, when nobody can tell whether it was their submission that was there", async (context) => {
+    const { store, proxy } = await behindProxy(context);
+    const { job, event, ref } = newJob();
+    const refusal = { status: 503, retryAfterSeconds: 600 };
+    let tries = 0;
+    // Its answer is lost, the repetition is told that it is there, and then nobody answers.
+    proxy.fault = (request) => {
+      if (ofTransaction(request)) return ++tries === 1 ? "lose" : undefined;
+      return tries > 1 ? refusal : undefined;
+    };
+    await expect(store.insert(job, event)).rejects.toThrow();
+    proxy.fault = undefined;
+    expect(found(await store.read(ref)).job).toEqual(job);
+    expect(await all(store.owed(-1000))).toEqual([ref]);
   });
 
   test("say so when there is no table, or no container", async () => {

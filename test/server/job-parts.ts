@@ -4,6 +4,7 @@ import { z } from "zod";
 import { parseAccessPolicy } from "../../server/auth/roles.ts";
 import { createTellOf } from "../../server/jobs/job-events.ts";
 import { createJobTools } from "../../server/jobs/job-tools.ts";
+import { createSweeper } from "../../server/jobs/sweeper.ts";
 import { createToolRun } from "../../server/jobs/tool-run.ts";
 import { createWorker, type Worker } from "../../server/jobs/worker.ts";
 import { createCallGate } from "../../server/mcp/call-gate.ts";
@@ -50,6 +51,8 @@ interface PartsOptions {
   readonly tools?: readonly Tool[];
 }
 
+const DEADLINE_SECONDS = 600;
+
 export type JobParts = ReturnType<typeof jobParts>;
 
 /** Jobs on memory, and workers to run them: everything but processes. */
@@ -75,7 +78,7 @@ export function jobParts(behaviours: Behaviours, options: PartsOptions = {}, atE
     open: async () => ({ store, queue }),
     tools: jobTools,
     rules,
-    deadlineSeconds: 600,
+    deadlineSeconds: DEADLINE_SECONDS,
     observe: { changed: tellOf, unavailable: (err) => log.warn({ event: "jobs.unavailable", err }) },
   });
   const workers: Worker[] = [];
@@ -91,6 +94,10 @@ export function jobParts(behaviours: Behaviours, options: PartsOptions = {}, atE
     logger: log,
     rules,
     by,
+    sweeper(its: { queue?: JobQueue } = {}) {
+      const backing = { store, queue: its.queue ?? queue };
+      return createSweeper({ backing, rules, deadlineSeconds: DEADLINE_SECONDS, retentionDays: 7, log, tellOf });
+    },
     /** One more worker; `its` is where it differs, in what it has of store and queue say. */
     worker(its: { store?: JobStore; queue?: JobQueue; concurrency?: number; knows?: (tool: string) => boolean } = {}) {
       const knows = its.knows ?? ((tool) => jobTools.names.includes(tool));

@@ -2,11 +2,11 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { retryDelayMs } from "../../server/jobs/retry-delay.ts";
-import { createSweeper } from "../../server/jobs/sweeper.ts";
+import { after } from "../../server/services/jobs/job.ts";
 import { JobRefused, JobsUnavailable, MOST_UNFINISHED } from "../../server/services/jobs/jobs.ts";
 import type { JobQueue } from "../../server/services/jobs/queue.ts";
 import { createMemoryQueue } from "../../server/services/jobs/queue-memory.ts";
-import type { JobStore } from "../../server/services/jobs/store.ts";
+import { type JobStore, UnreadableJob } from "../../server/services/jobs/store.ts";
 import { createMemoryStore } from "../../server/services/jobs/store-memory.ts";
 import { defineTool, type Tool } from "../../server/tools/define-tool.ts";
 import { tools as ownTools } from "../../server/tools/index.ts";
@@ -268,12 +268,84 @@ describe("without queue or store", () => {
     expect(job.state).toBe("queued");
     down = false;
     parts.worker();
-    const backing = { store: parts.store, queue };
-    const sweepers = [1, 2].map(() => createSweeper({ backing, retentionDays: 7, log: parts.logger }));
+    const sweepers = [1, 2].map(() => parts.sweeper());
     await Promise.all(sweepers.map((sweeper) => sweeper.sweep(-1)));
     await expect.poll(() => parts.state(job)).toMatchObject({ state: "succeeded", attempts: 1 });
     expect(runs).toBe(1);
     for await (const ref of parts.store.owed(-1)) expect(ref).toBeUndefined();
+  });
+
+  test("what was taken later in an order is sent after what could not be sent", async () => {
+    const inner = createMemoryQueue();
+    let down = true;
+    const queue: JobQueue = { ...inner, send: (message) => (down ? refusing() : inner.send(message)) };
+    const ran: string[] = [];
+    const tell = (name: string) => () => {
+      ran.push(name);
+      return name;
+    };
+    // What is taken within one millisecond is in no order.
+    let now = Date.now();
+    const store = createMemoryStore(() => ++now);
+    const parts = jobParts({ first: tell("first"), second: tell("second"), third: tell("third") }, { queue, store });
+    await parts.submit("first", { orderKey: "k" });
+    await parts.submit("second", { orderKey: "k" });
+    down = false;
+    parts.worker();
+    const last = await parts.submit("third", { orderKey: "k" });
+    // Another order's waits for nobody.
+    const other = await parts.submit("first", { orderKey: "k", as: "admin" });
+    await expect.poll(() => parts.state(other)).toMatchObject({ state: "succeeded" });
+    expect(ran).toEqual(["first"]);
+    await Promise.all([1, 2].map(() => parts.sweeper().sweep(-1)));
+    await expect.poll(() => parts.state(last)).toMatchObject({ state: "succeeded" });
+    expect(ran).toEqual(["first", "first", "second", "third"]);
+  });
+
+  test("a job whose message is gone is ended after its deadline by who sweeps, though nobody asks for it", async () => {
+    let hours = 0;
+    const store = createMemoryStore(() => Date.now() + hours * 3_600_000);
+    const inner = createMemoryQueue();
+    const swallowing: JobQueue = { ...inner, send: async () => {} };
+    const parts = jobParts({}, { store, queue: swallowing });
+    const waiting = await parts.submit("x");
+    const begun = await parts.submit("x");
+    const stored = await store.read(begun);
+    const event = { type: "started", attempt: 1, worker: "lost", at: new Date(store.now()).toISOString() } as const;
+    if (stored !== undefined) await store.update(stored, after(stored.job, event, begun), [event]);
+    await parts.sweeper().sweep();
+    expect(await parts.state(waiting)).toMatchObject({ state: "queued" });
+    hours = 1;
+    await parts.sweeper().sweep();
+    expect(await parts.state(waiting)).toMatchObject({
+      state: "expired",
+      reason: "Its deadline passed before it could be run; submit it again, with more time.",
+    });
+    expect(await parts.state(begun)).toMatchObject({ state: "dead", reason: expect.stringContaining("is not known") });
+    expect(parts.events.map(({ event }) => event)).toEqual(
+      expect.arrayContaining(["job.expired", "job.dead-lettered"]),
+    );
+  });
+
+  test("a row that is no job keeps who sweeps from no other", async () => {
+    const inner = createMemoryStore();
+    let spoilt = "";
+    const store: JobStore = {
+      ...inner,
+      async read(ref) {
+        if (ref.id === spoilt) throw new UnreadableJob(ref, "somebody changed it");
+        return inner.read(ref);
+      },
+    };
+    const queue = createMemoryQueue();
+    let down = true;
+    const parts = jobParts({}, { store, queue: { ...queue, send: (each) => (down ? refusing() : queue.send(each)) } });
+    spoilt = (await parts.submit("x")).id;
+    const job = await parts.submit("x");
+    down = false;
+    parts.worker();
+    await parts.sweeper({ queue }).sweep(-1);
+    await expect.poll(() => parts.state(job)).toMatchObject({ state: "succeeded" });
   });
 
   test("an unavailable store is told from what the caller can mend", async () => {

@@ -101,6 +101,25 @@ describe("a circuit", () => {
     }
   });
 
+  test("takes what fails together, as with the connection that it was under way on, for one failure", async () => {
+    const { connectors } = setUp();
+    const queue = connectors.of("service-bus");
+    const cut = async () => {
+      const { promise, reject } = Promise.withResolvers<never>();
+      const underWay = Array.from({ length: 3 * FAILURES }, () => queue.run(() => promise).catch(() => {}));
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      reject(new Error("read ECONNRESET"));
+      await Promise.all(underWay);
+    };
+    for (let times = 1; times < FAILURES; times++) {
+      await cut();
+      expect(queue.circuit).toBe("closed");
+    }
+    expect(connectors.details()["service-bus"]).toMatchObject({ errors: 3 * FAILURES * (FAILURES - 1) });
+    await cut();
+    expect(queue.circuit).toBe("open");
+  });
+
   test("of one connector is no other's", async () => {
     const { connectors } = setUp();
     await fail(connectors.of("blobs"), FAILURES);

@@ -2,6 +2,8 @@ import { describe, test } from "vitest";
 import { newJobId } from "../../server/services/jobs/job.ts";
 import { resultName } from "../../server/services/jobs/jobs.ts";
 import { writeMessage } from "../../server/services/jobs/messages.ts";
+import type { JobQueue } from "../../server/services/jobs/queue.ts";
+import { createMemoryQueue } from "../../server/services/jobs/queue-memory.ts";
 import { JobConflict, type JobStore } from "../../server/services/jobs/store.ts";
 import { createMemoryStore } from "../../server/services/jobs/store-memory.ts";
 import { InputNeeded } from "../../server/tools/client-channel.ts";
@@ -454,6 +456,40 @@ describe.concurrent("a store or queue that does not do as it should", () => {
     for (const job of jobs) expect(await parts.log(job)).toEqual(["submitted", "started", "completed"]);
   });
 
+  test("a message is settled once the queue takes that, and comes no second time", async ({
+    expect,
+    onTestFinished,
+  }) => {
+    const queue = createMemoryQueue({ lockMs: 60_000 });
+    const deliveries: number[] = [];
+    let refusals = 0;
+    const refusing: JobQueue = {
+      ...queue,
+      receive: ({ handle, ...rest }) =>
+        queue.receive({
+          ...rest,
+          handle(delivery) {
+            deliveries.push(delivery.deliveries);
+            const complete = () => (++refusals <= 2 ? Promise.reject(new Error("503")) : delivery.complete());
+            const { id, body, lost } = delivery;
+            const others = {
+              handBack: () => delivery.handBack(),
+              retry: (again: string, delayMs: number) => delivery.retry(again, delayMs),
+              deadLetter: (reason: string, description: string) => delivery.deadLetter(reason, description),
+            };
+            return handle({ id, body, lost, deliveries: delivery.deliveries, complete, ...others });
+          },
+        }),
+    };
+    const parts = jobParts({}, { queue }, onTestFinished);
+    parts.worker({ queue: refusing });
+    const job = await parts.submit("hello");
+    await expect.poll(() => refusals).toBe(3);
+    expect(await parts.state(job)).toMatchObject({ state: "succeeded", attempts: 1 });
+    expect(deliveries).toEqual([1]);
+    expect(parts.events.map(({ event }) => event)).not.toContain("job.postponed");
+  });
+
   test("clocks that differ by minutes neither lose a lease nor take one", async ({ expect, onTestFinished }) => {
     let runs = 0;
     const done = gate();
@@ -490,6 +526,119 @@ describe.concurrent("a store or queue that does not do as it should", () => {
     const reasons = async () => (await parts.queue.deadLetters.list(10)).map(({ reason }) => reason).sort();
     await expect.poll(reasons).toEqual(["unknown-job", "unreadable"]);
     await expect.poll(() => parts.state(job)).toMatchObject({ state: "succeeded" });
+  });
+});
+
+describe.concurrent("a run", () => {
+  test("writes nothing any more once it has ended, though a sign of life was under way", async ({
+    expect,
+    onTestFinished,
+  }) => {
+    const [asked, answer] = [gate(), gate()];
+    const inner = createMemoryStore();
+    let renewals = 0;
+    const store: JobStore = {
+      ...inner,
+      async update(...args) {
+        if (args[2].length > 0) return inner.update(...args);
+        renewals++;
+        asked.open();
+        await answer.opened;
+        return inner.update(...args);
+      },
+    };
+    const parts = jobParts(
+      { work: () => asked.opened.then(() => "done") },
+      { store, leaseMs: LEASE_MS },
+      onTestFinished,
+    );
+    parts.worker();
+    const job = await parts.submit("work");
+    await asked.opened;
+    // The tool has ended by now, and its end waits for its turn.
+    await new Promise((resolve) => setImmediate(resolve));
+    answer.open();
+    await expect.poll(() => parts.state(job)).toMatchObject({ state: "succeeded" });
+    await new Promise((resolve) => setTimeout(resolve, 2 * LEASE_MS));
+    expect(renewals).toBe(1);
+  });
+
+  test("that could not make sure in time that it is the last does nothing, and has not failed", async ({
+    expect,
+    onTestFinished,
+  }) => {
+    const began: number[] = [];
+    const inner = createMemoryStore();
+    let deaf = true;
+    const store: JobStore = {
+      ...inner,
+      async update(before, job, events, options) {
+        const begins = events[0]?.type === "started";
+        // Its answer comes when most of the lease is gone; then there is none to a sign of life.
+        if (begins && deaf) {
+          const stored = await inner.update(before, job, events, options);
+          await new Promise((resolve) => setTimeout(resolve, LEASE_MS / 2));
+          return stored;
+        }
+        if (events.length === 0 && deaf) throw new Error("503");
+        if (!begins) deaf = false;
+        return inner.update(before, job, events, options);
+      },
+    };
+    const parts = jobParts(
+      {
+        work({ run }) {
+          began.push(run?.attempt ?? 0);
+          return "done";
+        },
+      },
+      { store, leaseMs: LEASE_MS },
+      onTestFinished,
+    );
+    parts.worker();
+    const job = await parts.submit("work", { deadlineSeconds: 0.5 });
+    await expect.poll(() => parts.state(job)).toMatchObject({ state: expect.not.stringMatching(/queued|running/) });
+    expect(began).toEqual([]);
+    expect(await parts.state(job)).toMatchObject({ state: "expired", attempts: 1, failures: 0 });
+    expect((await parts.state(job)).reason).toContain("before it could be run");
+  });
+
+  test("whose submitter asks for its end just before it writes how far it is hears of that, and both are kept", async ({
+    expect,
+    onTestFinished,
+  }) => {
+    const store = createMemoryStore();
+    let cancel: (() => Promise<unknown>) | undefined;
+    const racing: JobStore = {
+      ...store,
+      async update(...args) {
+        const before = cancel;
+        if (args[2][0]?.type === "progressed" && before !== undefined) {
+          cancel = undefined;
+          await before();
+        }
+        return store.update(...args);
+      },
+    };
+    const heard = gate();
+    const parts = jobParts(
+      {
+        async work({ client, signal }) {
+          await client.progress({ progress: 1, total: 2 });
+          await untilAborted(signal).catch(() => heard.open());
+          throw new ToolFailure("It ended when it was told to.");
+        },
+      },
+      // A long lease: no sign of life comes before the report.
+      { store },
+      onTestFinished,
+    );
+    const job = await parts.submit("work");
+    cancel = () => parts.jobs.cancel(parts.by("operator"), job.id);
+    parts.worker({ store: racing });
+    await heard.opened;
+    await expect.poll(() => parts.state(job)).toMatchObject({ state: "cancelled", progress: { progress: 1 } });
+    expect(await parts.log(job)).toEqual(["submitted", "started", "cancel-requested", "progressed", "cancelled"]);
   });
 });
 

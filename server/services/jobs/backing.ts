@@ -38,8 +38,10 @@ export async function openBacking(config: Config, connectors: Connectors): Promi
     import("./queue-service-bus.ts"),
     import("./store-azure.ts"),
   ]);
-  const bus = createServiceBusQueue({ host: namespace, queue, orderedQueue, credential: auth });
   const store = createAzureStore({ tableEndpoint, table, blobEndpoint, container, auth });
+  // Azure's clocks are one another's; this machine's may be any.
+  const now = () => store.now();
+  const bus = createServiceBusQueue({ host: namespace, queue, orderedQueue, credential: auth, now });
   return {
     queue: resilientQueue(bus, connectors.of("service-bus")),
     store: resilientStore(store, { tables: connectors.of("tables"), blobs: connectors.of("blobs") }),

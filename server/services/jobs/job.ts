@@ -210,6 +210,14 @@ export function ownerOf(callerKey: string): string {
 
 const OWNER_DIGITS = 32;
 
+/** Names the jobs that run one after the other: no two callers' wait for one another, whatever their keys. */
+export function orderOf({ partition, owner, orderKey }: Pick<Job, "partition" | "owner" | "orderKey">) {
+  if (orderKey === undefined) return undefined;
+  return createHash("sha256")
+    .update(JSON.stringify([partition, owner, orderKey]))
+    .digest("hex");
+}
+
 /** Crockford's, in the order of their code points. */
 const BASE32 = "0123456789abcdefghjkmnpqrstvwxyz";
 /** Enough until the year 10889. */

@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
 import { type CallToolResult, isCallToolResult } from "@modelcontextprotocol/server";
 import { digestOf } from "../arguments-digest.ts";
 import {
@@ -11,6 +11,7 @@ import {
   type JobRef,
   type JobState,
   newJobId,
+  orderOf,
   partitionOf,
 } from "./job.ts";
 import { writeMessage } from "./messages.ts";
@@ -129,19 +130,12 @@ export function queuedJob(job: Job, again = false) {
     // Within its window, the queue drops a message with an id that it has seen.
     id: again ? `${job.id}-${job.version}` : job.id,
     body: writeMessage(job),
-    ...(job.orderKey !== undefined && { orderKey: orderOf(job, job.orderKey) }),
+    ...(job.orderKey !== undefined && { orderKey: orderOf(job) }),
     ...(job.traceId !== undefined && { traceId: job.traceId }),
   };
 }
 
 const isAdmin = ({ role, scopedRole }: JobCaller) => role === "admin" && (scopedRole ?? role) === "admin";
-
-/** No two callers' jobs wait for one another, whatever their keys. */
-function orderOf({ partition, owner }: Job, orderKey: string): string {
-  return createHash("sha256")
-    .update(JSON.stringify([partition, owner, orderKey]))
-    .digest("hex");
-}
 
 /** Jobs on a queue and a store, which are opened when they are first needed. */
 export function createJobs({ open, tools, rules, deadlineSeconds, observe }: JobsOptions): Jobs {
@@ -267,10 +261,14 @@ export function createJobs({ open, tools, rules, deadlineSeconds, observe }: Job
           if (!(await store.insert(job, event)) && (await store.read(ref)) === undefined) continue;
           observe.changed(job, event);
           // It is kept, and its message is owed: if the queue cannot take it now, whoever sweeps sends it later.
-          await queue
-            .send(queuedJob(job))
-            .then(() => store.sent(ref))
-            .catch((error: unknown) => observe.unavailable(error));
+          try {
+            if (await isItsTurn(store, job)) {
+              await queue.send(queuedJob(job));
+              await store.sent(ref);
+            }
+          } catch (error) {
+            observe.unavailable(error);
+          }
           return { job, existing: false };
         }
         throw new JobConflict(`The job of the key ${JSON.stringify(idempotencyKey)} came and went.`);
@@ -311,6 +309,22 @@ export function createJobs({ open, tools, rules, deadlineSeconds, observe }: Job
     return next.step === "note" && next.event.type === "expired" ? [next.event] : [];
   }
 }
+
+/**
+ * Whether the queue has all that was taken before it in its order. An earlier one whose message could not be sent is sent
+ * by whoever sweeps, and this one after it: one that came to the queue before it would run before it.
+ */
+async function isItsTurn(store: JobStore, job: Job): Promise<boolean> {
+  if (job.orderKey === undefined) return true;
+  for (const waitMs of TURN_WAITS_MS) {
+    if (!(await store.owesEarlier(job))) return true;
+    await delay(waitMs);
+  }
+  return false;
+}
+
+/** The earlier one may be on its way at this moment. */
+const TURN_WAITS_MS = [50, 100, 200, 400];
 
 /** Counts an owner's jobs that have not ended, as far as the bound. */
 async function unfinishedOf(store: JobStore, partition: string, owner: string): Promise<number> {

@@ -42,6 +42,8 @@ const LONGEST_DESCRIPTION = 4096;
 interface Source {
   readonly place: ServiceBusPlace;
   readonly connection: Connection;
+  /** The broker's clock. Milliseconds since 1970. */
+  readonly now: () => number;
   /** To the queue without sessions. */
   readonly send: (message: ServiceBusMessage) => Promise<void>;
   readonly concurrency: number;
@@ -59,7 +61,7 @@ interface Source {
  * since one keeps 2048 deliveries at most counted from its oldest that is not settled, and a long job would block it.
  */
 export function receiveFromServiceBus(source: Source): Receiving {
-  const { place, connection, concurrency, handle, onError } = source;
+  const { place, connection, now, concurrency, handle, onError } = source;
   const waiting = new Set<Waiting>();
   const reservations = new Set<(session: ServiceBusSessionReceiver) => void>();
   const held = new Set<() => void>();
@@ -128,13 +130,13 @@ export function receiveFromServiceBus(source: Source): Receiving {
   }
 
   async function run(receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage): Promise<void> {
-    const lock = keepLocked(message.lockedUntilUtc, () => receiver.renewMessageLock(message));
+    const lock = keepLocked(message.lockedUntilUtc, now, () => receiver.renewMessageLock(message));
     const delivery = new ServiceBusDelivery(message, receiver, lock, {
       handBack: () => receiver.abandonMessage(message),
       // In this order: stopped in between, the job is in the queue twice, which the store makes harmless. The other way
       // round it would be there no more.
       retry: async (id, delayMs) => {
-        await source.send(copyOf(message, id, delayMs));
+        await source.send(copyOf(message, id, { delayMs, now: now() }));
         await receiver.completeMessage(message);
       },
     });
@@ -143,7 +145,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
   }
 
   async function serve(session: ServiceBusSessionReceiver): Promise<void> {
-    const lock = keepLocked(session.sessionLockedUntilUtc, () => session.renewSessionLock());
+    const lock = keepLocked(session.sessionLockedUntilUtc, now, () => session.renewSessionLock());
     const until = performance.now() + SESSION_TURN_MS;
     let waitMs = SESSION_WAIT_MS;
     try {
@@ -469,6 +471,9 @@ class ServiceBusDelivery implements Delivery {
     lost.addEventListener("abort", onLost);
     try {
       await Promise.race([repeat(settle), end.promise]);
+    } catch (error) {
+      if (LOCK_LOST.has(codeOf(error))) this.#lock.lose();
+      throw error;
     } finally {
       lost.removeEventListener("abort", onLost);
     }
@@ -497,22 +502,24 @@ interface Lock {
   readonly lost: AbortSignal;
   /** It is renewed no more, and can no more be lost. */
   end(): void;
+  /** The broker says that it is not held any more. */
+  lose(): void;
 }
 
-/** How much of a lock may go by before it is renewed, and how long at most: the clock here may be wrong. */
+/** How much of a lock may go by before it is renewed, and how long at most: what is known of the broker's clock may be wrong. */
 const RENEWED_AFTER = 1 / 3;
 const RENEWED_AFTER_MS = 10_000;
 /** The longest that Service Bus locks for, and what is taken for granted if it seems not to be so. */
 const LONGEST_LOCK_MS = 300_000;
 const LIKELY_LOCK_MS = 30_000;
 
-function keepLocked(lockedUntil: Date | undefined, renew: () => Promise<Date>): Lock {
+function keepLocked(lockedUntil: Date | undefined, now: () => number, renew: () => Promise<Date>): Lock {
   const lost = new AbortController();
   let ended = false;
-  let remainingMs = remainingOf(lockedUntil);
+  let remainingMs = remainingOf(lockedUntil, now());
   let expiry = setTimeout(lose, remainingMs);
   let renewal = setTimeout(renewNow, nextIn());
-  return { lost: lost.signal, end };
+  return { lost: lost.signal, end, lose };
 
   function nextIn(): number {
     return Math.min(remainingMs * RENEWED_AFTER, RENEWED_AFTER_MS);
@@ -525,7 +532,7 @@ function keepLocked(lockedUntil: Date | undefined, renew: () => Promise<Date>): 
       (until) => {
         if (ended) return;
         clearTimeout(expiry);
-        remainingMs = remainingOf(until);
+        remainingMs = remainingOf(until, now());
         expiry = setTimeout(lose, remainingMs);
       },
       (error) => {
@@ -547,8 +554,8 @@ function keepLocked(lockedUntil: Date | undefined, renew: () => Promise<Date>): 
   }
 }
 
-function remainingOf(lockedUntil: Date | undefined): number {
-  const remainingMs = (lockedUntil?.getTime() ?? 0) - Date.now();
+function remainingOf(lockedUntil: Date | undefined, now: number): number {
+  const remainingMs = (lockedUntil?.getTime() ?? 0) - now;
   return remainingMs > 0 && remainingMs <= LONGEST_LOCK_MS ? remainingMs : LIKELY_LOCK_MS;
 }
 

@@ -20,6 +20,11 @@ export interface ServiceBusPlace {
   readonly orderedQueue: string;
   /** `emulator`: an emulator's connection string, which speaks AMQP without TLS. On loopback only. */
   readonly credential: "entra" | "emulator";
+  /**
+   * The broker's clock, as near as it is known: by it messages are due, and locks end. Milliseconds since 1970; default is
+   * this machine's.
+   */
+  readonly now?: () => number;
 }
 
 /**
@@ -62,16 +67,18 @@ export function createServiceBusQueue(place: ServiceBusPlace): JobQueue {
   };
   const send = async (queue: string, message: ServiceBusMessage) => (await senderOf(queue)).sendMessages(message);
   const receivings: Receiving[] = [];
+  const now = place.now ?? Date.now;
 
   return {
     kind: "service-bus",
     async send(message) {
-      await send(message.orderKey === undefined ? place.queue : place.orderedQueue, toServiceBus(message));
+      await send(message.orderKey === undefined ? place.queue : place.orderedQueue, toServiceBus(message, now()));
     },
     receive(options) {
       const started = receiveFromServiceBus({
         place,
         connection: receiving,
+        now,
         send: (each) => send(place.queue, each),
         ...options,
       });
@@ -205,7 +212,7 @@ function createDeadLetters(
         .slice(0, limit);
     },
     // Sent before it is taken out: stopped in between, there are two of it, which does no harm, and not none.
-    replay: (sequence, id) => take(sequence, (message, queue) => send(queue, copyOf(message, id, 0))),
+    replay: (sequence, id) => take(sequence, (message, queue) => send(queue, copyOf(message, id))),
     drop: (sequence) => take(sequence, async () => {}),
   };
 }

@@ -29,9 +29,15 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
   };
   const jobRowOf = ({ partition, id }: JobRef) => table.rowOf(partition, rows.jobKey(id));
   const eventRowOf = ({ partition, id }: JobRef, seq: number) => table.rowOf(partition, rows.eventKey(id, seq));
-  /** The row, if it is what that change wrote; undefined, too, when nobody answers. */
-  const written = async (asked: Promise<Row | undefined>, write: string): Promise<Row | undefined> => {
-    const row = await asked.catch(() => undefined);
+  /**
+   * The row, if it is what that change wrote. If nobody answers: what the change itself said, unless that was a refusal,
+   * of which nobody knows then whether it was of the change or of its repetition.
+   */
+  const written = async (asked: Promise<Row | undefined>, write: string, said: unknown): Promise<Row | undefined> => {
+    const row = await asked.catch((error: unknown) => {
+      if (isRefusal(said)) throw error;
+      return undefined;
+    });
     return row?.write === write ? row : undefined;
   };
 
@@ -64,7 +70,7 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
           await table.submit(actions);
           return true;
         } catch (error) {
-          if (await written(eventRowOf(job, job.version), write)) return true;
+          if (await written(eventRowOf(job, job.version), write, error)) return true;
           if (isThere(error)) return undefined;
           throw error;
         }
@@ -103,11 +109,11 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
         try {
           return changed(await table.submit(actions));
         } catch (error) {
-          const mine = await written(jobRowOf(job), write);
+          const mine = await written(jobRowOf(job), write, error);
           if (mine !== undefined) return changed(mine.etag);
           // It was made, and somebody else has gone on from it: by this ETag nothing can be changed any more.
-          if (await written(eventRowOf(job, job.version), write)) return changed(before.etag);
-          if (isChanged(error) || isThere(error) || isGone(error)) throw conflict(before.job);
+          if (await written(eventRowOf(job, job.version), write, error)) return changed(before.etag);
+          if (isRefusal(error)) throw conflict(before.job);
           throw error;
         }
       };
@@ -134,6 +140,19 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
 
     sent: (ref) => debts.sent(ref),
     owed: (olderThanMs) => debts.owed(olderThanMs),
+    owesEarlier: (job) => debts.owesEarlier(job),
+
+    async *overdue({ byMs, withinMs }) {
+      const { odata } = await import("@azure/data-tables");
+      const passed = new Date(clock.now() - byMs).toISOString();
+      const also = odata` and (state eq ${"queued"} or state eq ${"running"}) and deadline lt ${passed}`;
+      const range = rows.jobsSince(clock.now() - withinMs);
+      for await (const partition of table.partitions()) {
+        for await (const { rowKey } of table.rowsIn(partition, range, { also, select: ["RowKey"] })) {
+          yield { partition, id: rows.idIn(rows.JOBS, rowKey) };
+        }
+      }
+    },
 
     async *events({ ref, since }) {
       if (ref !== undefined) {
@@ -192,9 +211,9 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
           await table.submit([action, ...pointers]);
           return true;
         } catch (error) {
-          if (await written(jobRowOf(job), write)) return true;
+          if (await written(jobRowOf(job), write, error)) return true;
           // Somebody has changed it meanwhile, and so it is newer.
-          if (isChanged(error) || isThere(error) || isGone(error)) return undefined;
+          if (isRefusal(error)) return undefined;
           throw error;
         }
       };
@@ -206,4 +225,9 @@ export function createAzureStore(options: AzureStoreOptions): JobStore {
     check: () => table.check(),
     async close() {},
   };
+}
+
+/** The rows were not as the change has them: it was made, or somebody else's. */
+function isRefusal(error: unknown): boolean {
+  return isChanged(error) || isThere(error) || isGone(error);
 }

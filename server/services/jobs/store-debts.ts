@@ -1,16 +1,17 @@
-import type { JobRef } from "./job.ts";
+import { type Job, type JobRef, orderOf } from "./job.ts";
 import { JobConflict } from "./store.ts";
 import { isThere } from "./store-calls.ts";
-import { jobKey, keysOf, OWED, OwedRow, owedKey } from "./store-rows.ts";
+import { jobKey, keysOf, OWED, OwedRow, owedKey, owedSince } from "./store-rows.ts";
 import type { JobTable } from "./store-table.ts";
 
 /** Messages that are owed to the queue, so that a crash between a change of a job and its message loses nothing. */
 export interface Debts {
   /** Makes a change of the job, whose message is owed if it was made; undefined says that it was not. */
-  around<T>(ref: JobRef, change: () => Promise<T | undefined>): Promise<T | undefined>;
+  around<T>(job: Job, change: () => Promise<T | undefined>): Promise<T | undefined>;
   /** See {@link JobStore}. */
   sent(ref: JobRef): Promise<void>;
   owed(olderThanMs: number): AsyncGenerator<JobRef>;
+  owesEarlier(job: Job): Promise<boolean>;
 }
 
 /** A debt without a job is of a submission that came to nothing, once it is older than any call may take. */
@@ -40,8 +41,10 @@ export function createDebts(table: JobTable): Debts {
     await table.remove(partitionKey, rowKey, etag);
   };
   /** `first`: there was none before. */
-  const note = async (ref: JobRef): Promise<{ readonly etag: string; readonly first: boolean }> => {
-    const row = { ...owedKey(ref), partition: ref.partition, id: ref.id };
+  const note = async (job: Job): Promise<{ readonly etag: string; readonly first: boolean }> => {
+    const { partition, id } = job;
+    const order = orderOf(job);
+    const row = { ...owedKey(job), partition, id, ...(order !== undefined && { order }) };
     try {
       return { etag: await table.create(row), first: true };
     } catch (error) {
@@ -52,11 +55,11 @@ export function createDebts(table: JobTable): Debts {
   };
 
   return {
-    async around(ref, change) {
+    async around(job, change) {
       // First the debt: a crash leaves one without a job, which is dropped below, and never a job that nobody runs.
-      const { etag, first } = await note(ref);
-      keep(ref, etag);
-      const undo = () => (first ? forgive(ref, etag) : undefined);
+      const { etag, first } = await note(job);
+      keep(job, etag);
+      const undo = () => (first ? forgive(job, etag) : undefined);
       try {
         const changed = await change();
         if (changed === undefined) await undo();
@@ -72,6 +75,18 @@ export function createDebts(table: JobTable): Debts {
       const { partitionKey, rowKey } = owedKey(ref);
       const etag = known.get(rowKey) ?? (await table.rowOf(partitionKey, rowKey))?.etag;
       if (etag !== undefined) await forgive(ref, etag);
+    },
+
+    async owesEarlier(job) {
+      const order = orderOf(job);
+      if (order === undefined) return false;
+      const { odata } = await import("@azure/data-tables");
+      const also = odata` and order eq ${order}`;
+      const isOwed = async (partitionKey: string) => {
+        for await (const _row of table.rowsIn(partitionKey, owedSince(job), { also })) return true;
+        return false;
+      };
+      return (await Promise.all(OWED.map(isOwed))).includes(true);
     },
 
     async *owed(olderThanMs) {

@@ -1,4 +1,4 @@
-import { FINAL_STATES, JOB_ID, type Job, type JobRef, type LoggedEvent } from "./job.ts";
+import { FINAL_STATES, JOB_ID, type Job, type JobRef, type LoggedEvent, orderOf } from "./job.ts";
 import { assertNext, conflict, InvalidCursor, type JobStore, type StoredJob, StoreFull } from "./store.ts";
 import { assertContentName, assertRef, textOf } from "./store-rows.ts";
 
@@ -123,6 +123,20 @@ export function createMemoryStore(now: () => number = Date.now): JobStore {
 
     async *owed(olderThanMs) {
       for (const { ref, since } of [...debts.values()]) if (now() - since > olderThanMs) yield ref;
+    },
+
+    async owesEarlier(job) {
+      const order = orderOf(job);
+      const earlier = [...debts.values()].map(({ ref }) => jobs.get(nameOf(ref))?.stored.job);
+      return order !== undefined && earlier.some((other) => other && other.id > job.id && orderOf(other) === order);
+    },
+
+    async *overdue({ byMs, withinMs }) {
+      for (const { stored } of [...jobs.values()]) {
+        const { job } = stored;
+        const isDue = Date.parse(job.deadline) < now() - byMs && Date.parse(job.submittedAt) > now() - withinMs;
+        if (isDue && !FINAL_STATES.has(job.state)) yield copy(job);
+      }
     },
 
     async *events({ ref, since }) {

@@ -1,6 +1,14 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
-import { JOB_ID, type Job, type JobEvent, JobEvent as JobEventSchema, type JobRef, Job as JobSchema } from "./job.ts";
+import {
+  idsUntil,
+  JOB_ID,
+  type Job,
+  type JobEvent,
+  JobEvent as JobEventSchema,
+  type JobRef,
+  Job as JobSchema,
+} from "./job.ts";
 import { UnreadableJob } from "./store.ts";
 
 /*
@@ -15,7 +23,7 @@ import { UnreadableJob } from "./store.ts";
  * Ids sort the newest first, and so do the rows of each kind. Rows of a partition change together or not at all, in an
  * entity group transaction. Two kinds of partitions are no tenant's: their names begin with a dot.
  *
- *   .owed-<n>             <partition>-<id> of each job whose message is owed to the queue
+ *   .owed-<n>             <partition>-<id> of each job whose message is owed to the queue; with the name of its order
  *   .partitions           the tenants' partitions, for those who look at all of them
  */
 
@@ -59,6 +67,8 @@ export const owedKey = ({ partition, id }: JobRef) => ({
   partitionKey: OWED[id.charCodeAt(id.length - 1) % OWED_PARTITIONS] ?? "",
   rowKey: `${partition}-${id}`,
 });
+/** What is owed of jobs of the same partition that were submitted earlier. */
+export const owedSince = ({ partition, id }: JobRef) => keysOf(`${partition}-`, id);
 export const blobName = ({ partition, id }: JobRef, name: string) => `${partition}/${id}/${name}`;
 
 /** The id in a key of that kind. */
@@ -69,6 +79,8 @@ export interface KeyRange {
   readonly from: string;
   readonly to: string;
 }
+/** Rows of jobs submitted after that time. Milliseconds since 1970. */
+export const jobsSince = (time: number): KeyRange => ({ from: JOBS, to: JOBS + idsUntil(time) });
 /** All rows whose key begins so; those of ids after `id`, which are older, if there is one. */
 export const keysOf = (prefix: string, after = ""): KeyRange => ({ from: prefix + after, to: prefix + END });
 
@@ -104,8 +116,8 @@ export function textOf({ id }: JobRef, value: Job | JobEvent): string {
 
 /** `write` is of one change of the row: who has lost the answer to its own finds out whether it was done. */
 export function jobRow(job: Job, write: string) {
-  const { partition, id, state, version } = job;
-  return { partitionKey: partition, rowKey: jobKey(id), state, version, write, job: textOf(job, job) };
+  const { partition, id, state, version, deadline } = job;
+  return { partitionKey: partition, rowKey: jobKey(id), state, version, deadline, write, job: textOf(job, job) };
 }
 
 /** Written with the job's row, and like it. */

@@ -99,8 +99,15 @@ export interface JobStore {
   partitions(): AsyncIterable<string>;
   /** The queue has the job's message. */
   sent(ref: JobRef): Promise<void>;
-  /** Jobs whose message has been owed for longer than that. Few, or something is wrong. */
+  /** Jobs whose message has been owed for longer than that, in no order. Few, or something is wrong. */
   owed(olderThanMs: number): AsyncIterable<JobRef>;
+  /** Whether the message of a job of the same order (see `orderOf`) is owed that was submitted earlier. */
+  owesEarlier(job: Job): Promise<boolean>;
+  /**
+   * Jobs that have not ended, and whose deadline passed longer ago than `byMs`, of those submitted within the last
+   * `withinMs`. None, or something is wrong.
+   */
+  overdue(query: { readonly byMs: number; readonly withinMs: number }): AsyncIterable<JobRef>;
   /**
    * The log, each job's events in order. With a ref, of one job; with `since` (ISO 8601), those of every job that has an
    * event at or after it, from its first on, so that what is told is whole. An event that is none, since somebody changed
