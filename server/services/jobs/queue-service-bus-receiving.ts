@@ -58,6 +58,10 @@ export function receiveFromServiceBus(source: Source): Receiving {
   const held = new Set<() => void>();
   const stopping = new AbortController();
   const stopped = () => stopping.signal.aborted;
+  /** Resolves when no slot waits for a message any more, once it is to stop. */
+  const withdrawn = Promise.withResolvers<void>();
+  /** What came while it stopped. */
+  const returning = new Set<Promise<void>>();
   let accepting = false;
   /** A session had to be given back, since all slots were at work: the next that is free is its. */
   let owedToSessions = false;
@@ -103,13 +107,22 @@ export function receiveFromServiceBus(source: Source): Receiving {
         acceptSessions();
         message = await takeOne(receiver, slot.signal);
       }
-      if (message !== undefined && stopped()) await receiver.abandonMessage(message);
+      if (message !== undefined && stopped()) giveBack(receiver, message);
       else if (message !== undefined) return { message };
       return stopped() ? {} : { session: slot.accept() };
     } finally {
       slot.refuse();
       waiting.delete(slot);
     }
+  }
+
+  /** Given back at once, it would come to the next slot that is called away, and so on until the broker set it aside. */
+  function giveBack(receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage): void {
+    const given = withdrawn.promise
+      .then(() => receiver.abandonMessage(message))
+      .catch(onError)
+      .finally(() => returning.delete(given));
+    returning.add(given);
   }
 
   async function run(receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage): Promise<void> {
@@ -266,10 +279,10 @@ export function receiveFromServiceBus(source: Source): Receiving {
     for (const slot of slots) slot.call();
     for (const end of held) end();
     const enough = new AbortController();
-    await Promise.race([
-      Promise.all(slots.map((slot) => slot.over)),
-      delay(STOP_MS, undefined, { signal: enough.signal }).catch(() => {}),
-    ]);
+    const late = delay(STOP_MS, undefined, { signal: enough.signal }).catch(() => {});
+    await Promise.race([Promise.all(slots.map((slot) => slot.over)), late]);
+    withdrawn.resolve();
+    await Promise.race([Promise.all(returning), late]);
     enough.abort();
   }
 }
