@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from "fastify";
 import { after, FINAL_STATES, type JobRef } from "../services/jobs/job.ts";
-import { type JobBacking, queuedJob } from "../services/jobs/jobs.ts";
+import { type JobBacking, LONGEST_DEADLINE_SECONDS, queuedJob } from "../services/jobs/jobs.ts";
 import { type JobRules, nextStep } from "../services/jobs/next-step.ts";
 import { JobConflict, UnreadableJob } from "../services/jobs/store.ts";
 import type { TellOf } from "./job-events.ts";
@@ -32,7 +32,7 @@ export interface Sweeper {
 interface SweeperOptions {
   readonly backing: JobBacking;
   readonly rules: JobRules;
-  /** The most time that a job may have. */
+  /** The time that a job has when its submitter names none. */
   readonly deadlineSeconds: number;
   readonly retentionDays: number;
   readonly log: FastifyBaseLogger;
@@ -77,8 +77,9 @@ export function createSweeper(options: SweeperOptions): Sweeper {
     }
   };
 
-  const endOverdue = async () => {
-    const withinMs = deadlineSeconds * 1000 + OVERDUE_MS + AWAY_MS;
+  /** Looks at the rows of jobs that may be overdue by that deadline, and at none that were submitted longer ago. */
+  const endOverdue = async (seconds: number) => {
+    const withinMs = seconds * 1000 + OVERDUE_MS + AWAY_MS;
     for await (const ref of store.overdue({ byMs: OVERDUE_MS, withinMs })) {
       const stored = await look(ref);
       if (stored === undefined) continue;
@@ -98,10 +99,12 @@ export function createSweeper(options: SweeperOptions): Sweeper {
     await sendOwed(owedForMs);
     if (performance.now() >= overdueDue) {
       overdueDue = performance.now() + OVERDUE_INTERVAL_MS;
-      await endOverdue();
+      await endOverdue(deadlineSeconds);
     }
     if (performance.now() < removalDue) return;
     removalDue = performance.now() + REMOVAL_MS;
+    // Jobs with a longer deadline than most are a week's rows to look through.
+    await endOverdue(LONGEST_DEADLINE_SECONDS);
     const removed = await store.sweep(retentionDays * DAY_MS);
     if (removed > 0) log.info({ event: "jobs.removed", removed, retentionDays });
   };

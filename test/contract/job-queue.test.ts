@@ -488,6 +488,32 @@ describe.concurrent("the job queue on Service Bus", () => {
     expect(ids()).toEqual(["a", "a-2"]);
   });
 
+  test("gives back what comes while it stops once, and not from one slot to the next", async ({
+    expect,
+    onTestFinished,
+  }) => {
+    const { bus, queue, another } = await serviceBus({ onTestFinished }, { lockMs: 60_000 });
+    const first = receive(queue, { concurrency: 8 });
+    let attached = 0;
+    bus.faults = (operation) => {
+      if (operation === "attach") attached++;
+      return undefined;
+    };
+    await until(() => attached >= 8);
+    const ids = Array.from({ length: 4 }, (_, at) => `a-${at}`);
+    const sent = sendAll(
+      queue,
+      ids.map((id) => job(id)),
+    );
+    await until(() => bus.queue("jobs").depth().active > 0 || first.received.length > 0);
+    await Promise.all([sent, first.receiving.stop()]);
+    const second = receive(another());
+    await second.untilReceived(ids.length - first.received.length);
+    expect([...first.ids(), ...second.ids()].toSorted()).toEqual(ids);
+    for (const { deliveries } of second.received) expect(deliveries).toBeLessThanOrEqual(2);
+    expect(await queue.deadLetters.list(10)).toEqual([]);
+  });
+
   test("asks an empty queue for nothing", async ({ expect, onTestFinished }) => {
     const { bus, queue } = await serviceBus({ onTestFinished });
     const operations: BusOperation[] = [];
