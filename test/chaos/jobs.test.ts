@@ -52,7 +52,7 @@ import { Workers } from "./workers.ts";
 const SEED = Number(process.env.CHAOS_SEED ?? randomInt(2 ** 31));
 const JOBS = Number(process.env.CHAOS_JOBS ?? 2000);
 /** Submitters at the same time. */
-const SUBMITTERS = 40;
+const SUBMITTERS = 100;
 /** How long a message is locked, and a run its worker's, without a sign of life. */
 const LOCK_MS = 2000;
 const LEASE_SECONDS = 2;
@@ -74,7 +74,7 @@ test(
     const chance = chanceOf(SEED);
     const directory = await mkdtemp(join(tmpdir(), "mcp-kit-chaos-"));
     onTestFinished(() => rm(directory, { recursive: true, force: true, maxRetries: 3 }));
-    const settings = { lockMs: LOCK_MS, maxDeliveryCount: 10, duplicateWindowMs: 600_000 };
+    const settings = { lockMs: LOCK_MS, maxDeliveryCount: 20, duplicateWindowMs: 600_000 };
     const [bus, storage] = await Promise.all([
       ServiceBusDouble.start({
         queues: [
