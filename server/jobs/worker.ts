@@ -194,13 +194,15 @@ export function createWorker(options: WorkerOptions): Worker {
     clearTimeout(timer);
   };
 
-  return {
-    id,
-    get running() {
-      return running.size;
-    },
-    start() {
-      receiving ??= queue.receive({
+  let started = false;
+  /**
+   * Nothing is taken before the store has answered: nobody could look at its job, nor say by which time it is to come
+   * again, which is the store's.
+   */
+  const receive = async () => {
+    await untilAnswered(() => store.check(), giveUp.signal);
+    if (!stopping) {
+      receiving = queue.receive({
         concurrency,
         handle(delivery) {
           const handled = handle(untilSettled(delivery)).finally(() => handling.delete(handled));
@@ -209,6 +211,18 @@ export function createWorker(options: WorkerOptions): Worker {
         },
         onError: (error) => log.warn({ event: "jobs.queue.failed", err: error }),
       });
+    }
+  };
+
+  return {
+    id,
+    get running() {
+      return running.size;
+    },
+    start() {
+      if (started) return;
+      started = true;
+      receive().catch((error: unknown) => log.warn({ event: "jobs.queue.failed", err: error }));
     },
     async stop(withinMs) {
       stopping = true;

@@ -69,7 +69,7 @@ export function disturb({ workers, bus, tables, lockMs }: Victims, chance: Chanc
       await pause(lockMs * 1.2, lockMs * 2.5, own);
       workers.signal(place, "SIGCONT");
     }),
-    again(4000, 8000, () => {
+    again(6000, 12_000, () => {
       count("bus connections cut");
       bus.cutConnections();
     }),
