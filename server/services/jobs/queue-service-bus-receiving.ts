@@ -6,7 +6,7 @@ import type {
   ServiceBusSessionReceiver,
 } from "@azure/service-bus";
 import type { Delivery, Receiving } from "./queue.ts";
-import type { Connection, ServiceBusPlace } from "./queue-service-bus.ts";
+import type { Connection, ServiceBusPlace } from "./service-bus-connection.ts";
 import { bodyOf, copyOf } from "./service-bus-message.ts";
 
 /** How long a request for a session is left waiting at the broker. A few frames each time. */

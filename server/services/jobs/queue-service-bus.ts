@@ -1,31 +1,13 @@
-import { setTimeout as delay } from "node:timers/promises";
 import type {
-  RetryOptions,
   ServiceBusClient,
   ServiceBusMessage,
   ServiceBusReceivedMessage,
   ServiceBusReceiver,
 } from "@azure/service-bus";
-import { azureCredential } from "../azure-credential.ts";
 import type { DeadLetter, DeadLetters, JobQueue, Receiving } from "./queue.ts";
 import { receiveFromServiceBus, SESSION_REQUEST_MS } from "./queue-service-bus-receiving.ts";
+import { connect, connectOnce, type ServiceBusPlace } from "./service-bus-connection.ts";
 import { bodyOf, copyOf, toServiceBus } from "./service-bus-message.ts";
-
-/** Where the queues are, and how to prove who asks. */
-export interface ServiceBusPlace {
-  /** The namespace's full name; an emulator's with its port. */
-  readonly host: string;
-  readonly queue: string;
-  /** One with sessions: for messages with an order key. */
-  readonly orderedQueue: string;
-  /** `emulator`: an emulator's connection string, which speaks AMQP without TLS. On loopback only. */
-  readonly credential: "entra" | "emulator";
-  /**
-   * The broker's clock, as near as it is known: by it messages are due, and locks end. Milliseconds since 1970; default is
-   * this machine's.
-   */
-  readonly now?: () => number;
-}
 
 /**
  * Few and soon: who sends notes what it owes, and sends it again. When a connection is cut, the client leaves what was
@@ -38,9 +20,6 @@ const SENDING = { maxRetries: 2, retryDelayInMs: 500, timeoutInMs: 5000 };
  * session is left with the broker before it is made again.
  */
 const RECEIVING = { maxRetries: 0, timeoutInMs: SESSION_REQUEST_MS };
-
-/** The client waits for a minute for whatever was cut off, also when it is closed. Nobody else does. */
-const CLOSE_TIMEOUT_MS = 5000;
 
 const CHECK_TIMEOUT_MS = 5000;
 
@@ -97,42 +76,6 @@ export function createServiceBusQueue(place: ServiceBusPlace): JobQueue {
       await Promise.all([sending.close(), receiving.close()]);
     },
   };
-}
-
-/** A connection that is opened when it is first asked for. */
-export interface Connection {
-  client(): Promise<ServiceBusClient>;
-  close(): Promise<void>;
-}
-
-function connectOnce(place: ServiceBusPlace, retryOptions: RetryOptions): Connection {
-  let opened: Promise<ServiceBusClient> | undefined;
-  return {
-    client() {
-      opened ??= connect(place, retryOptions).catch((error) => {
-        opened = undefined;
-        throw error;
-      });
-      return opened;
-    },
-    async close() {
-      const client = await opened;
-      if (client === undefined) return;
-      const enough = new AbortController();
-      const tooLong = delay(CLOSE_TIMEOUT_MS, undefined, { signal: enough.signal }).catch(() => {});
-      await Promise.race([client.close(), tooLong]);
-      enough.abort();
-    },
-  };
-}
-
-/** Loaded when it is needed: a server without a queue does without its memory. */
-async function connect({ host, credential }: ServiceBusPlace, retryOptions: RetryOptions): Promise<ServiceBusClient> {
-  const { ServiceBusClient } = await import("@azure/service-bus");
-  if (credential === "entra") return new ServiceBusClient(host, await azureCredential(), { retryOptions });
-  // The emulator's own, which is no secret: "Test locally by using the Service Bus emulator". It takes any key.
-  const key = "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE";
-  return new ServiceBusClient(`Endpoint=sb://${host};${key};UseDevelopmentEmulator=true;`, { retryOptions });
 }
 
 /** Operators look at dead letters now and then: each time with a connection of its own, that is closed afterwards. */
