@@ -20,10 +20,12 @@ export interface PlannedJob {
 
 /** Storage emulators get slow with one large partition. */
 const TENANTS = 20;
-const ORDER_KEYS = 12;
+/** Jobs a key, more or less: they are submitted one after the other, and each submission may take seconds. */
+const JOBS_IN_ORDER = 5;
+const ORDERED = 8;
 const TWICE = 0.1;
 
-type Sort = (chance: Chance) => Pick<PlannedJob, "task" | "repeatable" | "ends"> & Partial<PlannedJob>;
+type Sort = (chance: Chance, count: number) => Pick<PlannedJob, "task" | "repeatable" | "ends"> & Partial<PlannedJob>;
 
 const work = (ms: number): Task => ({ does: "work", ms });
 
@@ -38,9 +40,9 @@ const SORTS: readonly (readonly [number, Sort])[] = [
   [2, () => ({ task: { does: "break", ms: 0 }, repeatable: true, ends: ["dead"] })],
   [2, () => ({ task: { does: "break", ms: 0 }, repeatable: false, ends: ["failed"] })],
   [
-    8,
-    (chance) => {
-      const key = `order-${chance.whole(1, ORDER_KEYS)}`;
+    ORDERED,
+    (chance, count) => {
+      const key = `order-${chance.whole(1, Math.ceil((count * ORDERED) / 100 / JOBS_IN_ORDER))}`;
       const does = chance.happens(0.1) ? "break-first" : "work";
       const order = { key, place: 0 };
       return { task: { does, ms: chance.whole(0, 100), order }, repeatable: true, ends: ["succeeded"] };
@@ -77,7 +79,7 @@ export function planJobs(count: number, chance: Chance): readonly PlannedJob[] {
       return left < 0;
     });
     if (found === undefined) throw new Error("Shares make a whole.");
-    const planned = found[1](chance);
+    const planned = found[1](chance, count);
     const key = planned.task.order?.key;
     const place = key === undefined ? 0 : (places.get(key) ?? 0) + 1;
     if (key !== undefined) places.set(key, place);
@@ -87,7 +89,8 @@ export function planJobs(count: number, chance: Chance): readonly PlannedJob[] {
       // All jobs of an order key are one caller's.
       tenant: key ?? `tenant-${chance.whole(1, TENANTS)}`,
       task: key === undefined ? planned.task : { ...planned.task, order: { key, place } },
-      ...(chance.happens(TWICE) && { twiceAfterMs: chance.whole(0, 2000) }),
+      // One in an order has its place by its first message, which may not have been sent by then.
+      ...(key === undefined && chance.happens(TWICE) && { twiceAfterMs: chance.whole(0, 2000) }),
     };
   });
 }

@@ -488,6 +488,21 @@ describe.concurrent("the job queue on Service Bus", () => {
     expect(ids()).toEqual(["a", "a-2"]);
   });
 
+  test("loses none of those that are sent together when one is throttled", async ({ expect, onTestFinished }) => {
+    const { bus, queue } = await serviceBus({ onTestFinished });
+    await queue.check();
+    let sends = 0;
+    // The first goes by itself, the second and this one together.
+    bus.faults = (operation) => (operation === "send" && ++sends === 3 ? SERVER_BUSY : undefined);
+    const ids = ["a", "b", "c", "d", "e"];
+    await sendAll(
+      queue,
+      ids.map((id) => job(id)),
+    );
+    expect(sends).toBe(ids.length + 1);
+    expect(bus.queue("jobs").depth()).toMatchObject({ active: ids.length });
+  });
+
   test("gives back what comes while it stops once, and not from one slot to the next", async ({
     expect,
     onTestFinished,

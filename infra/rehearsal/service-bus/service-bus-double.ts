@@ -8,6 +8,7 @@ import rhea, {
   type Message,
   type Receiver,
   type Sender,
+  type Session,
 } from "rhea";
 import { answerManagement } from "./management.ts";
 import { answerWhenReady, OutgoingLink } from "./outgoing-link.ts";
@@ -143,7 +144,9 @@ export class ServiceBusDouble {
       acknowledgeAtOnce(connection);
     });
     container.on("session_open", ({ session }: EventContext) => {
-      if (session !== undefined) answerWhenReady(session, (sender) => this.#open(sender));
+      if (session === undefined) return;
+      answerWhenReady(session, (sender) => this.#open(sender));
+      answerOneByOne(session);
     });
     container.on("message", (context: EventContext) => this.#take(context));
     container.on("sender_close", ({ sender, connection }: EventContext) => this.#detach(connection, sender));
@@ -267,6 +270,28 @@ function acknowledgeAtOnce(connection: Connection): void {
       if (socket.bytesWritten === before && socket.writable && connection.is_open()) connection._write_frame();
     });
   });
+}
+
+/** The parts of rhea's session that its types leave out; `rhea/lib/session.js`. */
+interface SessionInside {
+  readonly incoming: {
+    readonly updated: readonly unknown[];
+    update(delivery: unknown, settled: boolean, state: unknown): void;
+    process(session: Session): void;
+  };
+}
+
+/**
+ * Has each message answered by itself. rhea puts answers of one turn together, and with it the first two whether or not
+ * they are the same: a message that was refused after one that was taken would be answered as taken, and be lost.
+ */
+function answerOneByOne(session: Session): void {
+  const { incoming } = session as unknown as SessionInside;
+  const update = incoming.update.bind(incoming);
+  incoming.update = (delivery, settled, state) => {
+    if (incoming.updated.length > 0) incoming.process(session);
+    update(delivery, settled, state);
+  };
 }
 
 const SCHEDULED = "x-opt-scheduled-enqueue-time";
