@@ -7,7 +7,9 @@ const long = [
   "test/engine/**/*.test.ts",
   "test/infra/cli/command.test.ts",
   "test/infra/cli/new-tool.test.ts",
+  "test/contract/job-*.test.ts",
   "test/server/replicas.test.ts",
+  "test/server/serve-stdio.test.ts",
   "test/server/worker-process.test.ts",
 ];
 
