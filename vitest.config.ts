@@ -9,6 +9,7 @@ const long = [
   "test/infra/cli/new-tool.test.ts",
   "test/contract/job-*.test.ts",
   "test/server/replicas.test.ts",
+  "test/server/sandbox.test.ts",
   "test/server/serve-stdio.test.ts",
   "test/server/worker-process.test.ts",
 ];

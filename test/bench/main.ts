@@ -227,17 +227,16 @@ function number(value: number | undefined, digits: number): string {
 }
 
 function table(rows: readonly Row[]): string {
-  const head = ["request", "processes", "server", "requests/s", "p99 ms", "ratio", "CPU µs", "CPU ratio", ""];
+  const head = ["request", "processes", "server", "requests/s", "p99 ms", "ratio", "CPU µs", "CPU ratio"];
   const lines = rows.map((row) => [
     row.workload,
     row.processes === 1 ? "1" : `${row.processes}, proxy`,
     TITLES[row.server] ?? row.server,
-    number(row.requestsPerSecond, 0),
+    number(row.requestsPerSecond, 0) + (row.failed === 0 ? "" : `, ${row.failed} failed`),
     number(row.p99Ms, 1),
     number(row.ratio ?? 1, 2),
     number(row.cpuMicros, 0),
     number(row.cpuRatio ?? 1, 2),
-    row.failed === 0 ? "" : `${row.failed} failed`,
   ]);
   return markdown(head, lines);
 }
