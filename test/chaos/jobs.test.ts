@@ -63,8 +63,8 @@ const SKEWS = [0, HOUR_MS, 0, -HOUR_MS];
 /** How long things go wrong at least, how long after the last submission at most, and until the last job has ended then. */
 const LEAST_CHAOS_MS = 10_000;
 const MORE_CHAOS_MS = 10_000;
-const SETTLING_MS = 90_000;
-const TIMEOUT_MS = 300_000;
+const SETTLING_MS = 240_000;
+const TIMEOUT_MS = 600_000;
 
 const QUEUES = { SERVICE_BUS_QUEUE: "jobs", SERVICE_BUS_ORDERED_QUEUE: "jobs-ordered" };
 const PLACES = { JOBS_TABLE_NAME: "jobs", JOBS_BLOB_CONTAINER: "jobs" };
