@@ -16,6 +16,8 @@ import { untilAnswered } from "./until-answered.ts";
 export interface WorkerOptions {
   readonly backing: JobBacking;
   readonly rules: JobRules;
+  /** How long the queue is asked to take note of what became of a message. Milliseconds. */
+  readonly settleMs?: number;
   /** Jobs at once. */
   readonly concurrency: number;
   readonly run: RunTool;
@@ -47,9 +49,11 @@ const AFTER_LEASE_MS = 200;
 const HAND_BACK_MS = 5000;
 /** What those get that are ended in the last moment, to write down that they were. */
 const LAST_WORDS_MS = 2000;
+/** What settling a message takes at the most, tries and all: longer than the queue's client tries by itself. */
+const SETTLE_MS = 20_000;
 
 export function createWorker(options: WorkerOptions): Worker {
-  const { backing, rules, concurrency, knows, metrics, log, tellOf } = options;
+  const { backing, rules, concurrency, knows, metrics, log, tellOf, settleMs = SETTLE_MS } = options;
   const { store, queue } = backing;
   const id = randomUUID();
   const handling = new Set<Promise<void>>();
@@ -150,12 +154,28 @@ export function createWorker(options: WorkerOptions): Worker {
 
   /**
    * Settled until the queue has heard it, or has taken the message back: one that is not settled comes again only when its
-   * lock has run out, which holds up what is to be tried again, and all that is behind it in its order.
+   * lock has run out, which holds up what is to be tried again, and all that is behind it in its order. But not for ever:
+   * the lock is kept for as long, and whoever gets the message next may be heard.
    */
   function untilSettled(delivery: Delivery): Delivery {
     const { id, body, deliveries, orderKey, lost } = delivery;
-    const signal = AbortSignal.any([lost, giveUp.signal]);
-    const settle = (how: () => Promise<void>) => untilAnswered(how, signal);
+    let enough: AbortSignal | undefined;
+    const settle = async (how: () => Promise<void>) => {
+      enough ??= AbortSignal.timeout(settleMs);
+      const over = AbortSignal.any([lost, giveUp.signal, enough]);
+      const ended = Promise.withResolvers<never>();
+      const onOver = () => ended.reject(over.reason);
+      if (over.aborted) onOver();
+      else over.addEventListener("abort", onOver, { once: true });
+      try {
+        await Promise.race([untilAnswered(how, over), ended.promise]);
+      } catch (error) {
+        if (enough.aborted) log.warn({ event: "job.message.unsettled", message: id, err: error });
+        throw error;
+      } finally {
+        over.removeEventListener("abort", onOver);
+      }
+    };
     return {
       ...{ id, body, deliveries, orderKey, lost },
       complete: () => settle(() => delivery.complete()),

@@ -99,13 +99,22 @@ export function jobParts(behaviours: Behaviours, options: PartsOptions = {}, atE
       return createSweeper({ backing, rules, deadlineSeconds: DEADLINE_SECONDS, retentionDays: 7, log, tellOf });
     },
     /** One more worker; `its` is where it differs, in what it has of store and queue say. */
-    worker(its: { store?: JobStore; queue?: JobQueue; concurrency?: number; knows?: (tool: string) => boolean } = {}) {
+    worker(
+      its: {
+        store?: JobStore;
+        queue?: JobQueue;
+        concurrency?: number;
+        knows?: (tool: string) => boolean;
+        settleMs?: number;
+      } = {},
+    ) {
       const knows = its.knows ?? ((tool) => jobTools.names.includes(tool));
       const backing = { store: its.store ?? store, queue: its.queue ?? queue };
       const worker = createWorker({
         backing,
         rules,
         concurrency: its.concurrency ?? 4,
+        ...(its.settleMs !== undefined && { settleMs: its.settleMs }),
         run,
         knows,
         metrics,

@@ -490,6 +490,42 @@ describe.concurrent("a store or queue that does not do as it should", () => {
     expect(parts.events.map(({ event }) => event)).not.toContain("job.postponed");
   });
 
+  test("a message that cannot be settled is let go, so that another may have it", async ({
+    expect,
+    onTestFinished,
+  }) => {
+    const queue = createMemoryQueue({ lockMs: 60_000 });
+    const over: string[] = [];
+    // As a client does that waits for what was cut off.
+    const never = () => new Promise<void>(() => {});
+    const deaf: JobQueue = {
+      ...queue,
+      receive: ({ handle, ...rest }) =>
+        queue.receive({
+          ...rest,
+          async handle({ id, body, lost, deliveries }) {
+            await handle({
+              id,
+              body,
+              lost,
+              deliveries,
+              complete: never,
+              handBack: never,
+              retry: never,
+              deadLetter: never,
+            });
+            over.push(id);
+          },
+        }),
+    };
+    const parts = jobParts({}, { queue }, onTestFinished);
+    parts.worker({ queue: deaf, settleMs: 50 });
+    const job = await parts.submit("hello");
+    await expect.poll(() => over).toEqual([job.id]);
+    expect(await parts.state(job)).toMatchObject({ state: "succeeded", attempts: 1 });
+    expect(parts.events).toContainEqual(expect.objectContaining({ event: "job.message.unsettled", message: job.id }));
+  });
+
   test("clocks that differ by minutes neither lose a lease nor take one", async ({ expect, onTestFinished }) => {
     let runs = 0;
     const done = gate();
