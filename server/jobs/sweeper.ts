@@ -97,14 +97,14 @@ export function createSweeper(options: SweeperOptions): Sweeper {
 
   const sweep = async (owedForMs = OWED_MS) => {
     await sendOwed(owedForMs);
-    if (performance.now() >= overdueDue) {
+    const removes = performance.now() >= removalDue;
+    if (removes || performance.now() >= overdueDue) {
       overdueDue = performance.now() + OVERDUE_INTERVAL_MS;
-      await endOverdue(deadlineSeconds);
+      // Jobs with a longer deadline than most are a week's rows to look through: not each time.
+      await endOverdue(removes ? LONGEST_DEADLINE_SECONDS : deadlineSeconds);
     }
-    if (performance.now() < removalDue) return;
+    if (!removes) return;
     removalDue = performance.now() + REMOVAL_MS;
-    // Jobs with a longer deadline than most are a week's rows to look through.
-    await endOverdue(LONGEST_DEADLINE_SECONDS);
     const removed = await store.sweep(retentionDays * DAY_MS);
     if (removed > 0) log.info({ event: "jobs.removed", removed, retentionDays });
   };

@@ -1,13 +1,11 @@
-import { parseEnvironment } from "../../../server/config.ts";
 import { after, FINAL_STATES, type Job, type JobRef, type JobState } from "../../../server/services/jobs/job.ts";
 import { cancelling } from "../../../server/services/jobs/next-step.ts";
 import { JobConflict, type JobStore } from "../../../server/services/jobs/store.ts";
+import { LEASE_MS } from "./dead-letters.ts";
 
 /** What became of a job that was to end. `asked`: it runs, and whoever runs it ends it within seconds. */
 export type Cancelled = "cancelled" | "asked" | "ended" | "kept";
 
-/** A running job whose row is older than that has no worker any more. */
-const LEASE_MS = parseEnvironment({}).JOB_LEASE_SECONDS * 1000;
 /** Tries again when somebody else has changed the row meanwhile, as the one who runs it does all the time. */
 const ROUNDS = 20;
 const UNFINISHED: readonly JobState[] = ["queued", "running"];

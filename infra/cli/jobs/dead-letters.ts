@@ -43,7 +43,7 @@ interface Jobs {
 }
 
 /** A running job whose row is older than that has no worker any more. */
-const LEASE_MS = parseEnvironment({}).JOB_LEASE_SECONDS * 1000;
+export const LEASE_MS = parseEnvironment({}).JOB_LEASE_SECONDS * 1000;
 const NO_JOB =
   "The store has no such job (any more), or none that can be read: mcp-aks jobs replay mends that, or it can only be dropped.";
 const UNREADABLE =
