@@ -7,6 +7,7 @@ import { readMessage } from "../services/jobs/messages.ts";
 import { type JobRules, nextStep } from "../services/jobs/next-step.ts";
 import type { Delivery, Receiving } from "../services/jobs/queue.ts";
 import { JobConflict, type StoredJob } from "../services/jobs/store.ts";
+import { unlessAborted } from "../services/unless-aborted.ts";
 import { isSame } from "./held-job.ts";
 import type { TellOf } from "./job-events.ts";
 import { type Begun, type RunningJob, runJob } from "./run-job.ts";
@@ -163,18 +164,13 @@ export function createWorker(options: WorkerOptions): Worker {
     const settle = async (how: () => Promise<void>) => {
       enough ??= AbortSignal.timeout(settleMs);
       const over = AbortSignal.any([lost, giveUp.signal, enough]);
-      const ended = Promise.withResolvers<never>();
-      const onOver = () => ended.reject(over.reason);
-      if (over.aborted) onOver();
-      else over.addEventListener("abort", onOver, { once: true });
-      try {
-        await Promise.race([untilAnswered(how, over), ended.promise]);
-      } catch (error) {
-        if (enough.aborted) log.warn({ event: "job.message.unsettled", message: id, err: error });
-        throw error;
-      } finally {
-        over.removeEventListener("abort", onOver);
-      }
+      const settled = await unlessAborted(
+        untilAnswered(how, over).then(() => true),
+        over,
+      );
+      if (settled) return;
+      if (enough.aborted) log.warn({ event: "job.message.unsettled", message: id, err: over.reason });
+      throw over.reason;
     };
     return {
       ...{ id, body, deliveries, orderKey, lost },
