@@ -63,10 +63,8 @@ export function createSweeper(options: SweeperOptions): Sweeper {
   };
 
   const sendOwed = async (forMs: number) => {
-    const owed: JobRef[] = [];
-    for await (const ref of store.owed(forMs)) owed.push(ref);
     // The earliest first, and none after one that could not be sent: some are to run in the order they were taken.
-    for (const ref of owed.toSorted((a, b) => (a.id < b.id ? 1 : -1))) {
+    for await (const ref of store.owed(forMs)) {
       const job = (await look(ref))?.job;
       if (job !== undefined && !FINAL_STATES.has(job.state)) {
         await queue.send(queuedJob(job, job.version > 1));

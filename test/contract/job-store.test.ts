@@ -1,3 +1,4 @@
+import { setTimeout as delay } from "node:timers/promises";
 import { AzureNamedKeyCredential, TableClient } from "@azure/data-tables";
 import { ContainerClient, StorageSharedKeyCredential } from "@azure/storage-blob";
 import fc from "fast-check";
@@ -342,7 +343,28 @@ describe.each(subjects)("jobs in %s", (_name, newStore) => {
     expect(await owed()).toEqual([]);
   });
 
-  test("of one order owe what was submitted earlier, and nothing of another's", async () => {
+  test("are owed the earliest first, as of when that is asked: none that comes meanwhile", async () => {
+    const store = await newStore();
+    const owedForMs = 100;
+    /** Until it has been owed for so long by what the store takes for its service's time, after having read a row. */
+    const wait = async ({ job }: StoredJob) => {
+      await store.read(refOf(job));
+      await delay(owedForMs + 50);
+    };
+    const first = [await inserted(store), await inserted(store), await inserted(store)] as const;
+    await wait(first[2]);
+    const told: string[] = [];
+    for await (const { id } of store.owed(owedForMs)) {
+      told.push(id);
+      if (told.length > 1) continue;
+      // Ids say where debts are kept: in some place that has not been looked at.
+      for (let n = 0; n < 20; n += 1) await inserted(store);
+      await wait(await inserted(store));
+    }
+    expect(told).toEqual(first.map(({ job }) => job.id));
+  });
+
+  test("of one order owe what was noted earlier, whatever their servers' clocks say, and nothing of another's", async () => {
     const store = await newStore();
     const now = Date.now();
     const ordered = async (at: number, { owner = OWNER, orderKey = "k" } = {}) => {
@@ -353,15 +375,20 @@ describe.each(subjects)("jobs in %s", (_name, newStore) => {
       await store.insert(job, first);
       return job;
     };
+    await ordered(now, { owner: "b".repeat(32) });
+    await ordered(now, { orderKey: "l" });
     const first = await ordered(now);
-    const second = await ordered(now + 10);
-    await ordered(now - 10, { owner: "b".repeat(32) });
-    await ordered(now - 10, { orderKey: "l" });
-    const { job: free } = await inserted(store, newJob({ at: now + 20 }));
-    const owes = () => Promise.all([first, second, free].map((job) => store.owesEarlier(job)));
-    expect(await owes()).toEqual([false, true, false]);
+    // By a server whose clock is behind.
+    const second = await ordered(now - 1000);
+    const third = await ordered(now + 1000);
+    const { job: free } = await inserted(store, newJob({ at: now + 2000 }));
+    const owes = () => Promise.all([first, second, third, free].map((job) => store.owesEarlier(job)));
+    expect(await owes()).toEqual([false, true, true, false]);
     await store.sent(refOf(first));
-    expect(await owes()).toEqual([false, false, false]);
+    expect(await owes()).toEqual([false, false, true, false]);
+    // What nobody owes any more comes after nothing.
+    await store.sent(refOf(third));
+    expect(await owes()).toEqual([false, false, false, false]);
   });
 
   test("are found when they have not ended by their deadline, among those of late", async () => {

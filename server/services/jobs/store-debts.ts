@@ -1,7 +1,7 @@
 import { type Job, type JobRef, orderOf } from "./job.ts";
 import { JobConflict } from "./store.ts";
 import { isThere } from "./store-calls.ts";
-import { jobKey, keysOf, OWED, OwedRow, owedKey, owedSince } from "./store-rows.ts";
+import { jobKey, type KeyRange, keysOf, OWED, OwedRow, owedKey, owedOf } from "./store-rows.ts";
 import type { JobTable } from "./store-table.ts";
 
 /** Messages that are owed to the queue, so that a crash between a change of a job and its message loses nothing. */
@@ -53,6 +53,18 @@ export function createDebts(table: JobTable): Debts {
       return { etag: await table.put(row, "Replace"), first: false };
     }
   };
+  /** `since` is when each was noted, by the service: who compares submissions of several servers needs one clock. */
+  const listed = async (range: KeyRange, also = "") => {
+    const inOne = async (partitionKey: string) => {
+      const debts: { readonly ref: JobRef; readonly since: number; readonly etag: string }[] = [];
+      for await (const row of table.rowsIn(partitionKey, range, { also })) {
+        const ref = OwedRow.safeParse(row).data;
+        if (ref !== undefined) debts.push({ ref, since: Date.parse(row.timestamp ?? ""), etag: row.etag });
+      }
+      return debts;
+    };
+    return (await Promise.all(OWED.map(inOne))).flat();
+  };
 
   return {
     async around(job, change) {
@@ -81,24 +93,19 @@ export function createDebts(table: JobTable): Debts {
       const order = orderOf(job);
       if (order === undefined) return false;
       const { odata } = await import("@azure/data-tables");
-      const also = odata` and order eq ${order}`;
-      const isOwed = async (partitionKey: string) => {
-        for await (const _row of table.rowsIn(partitionKey, owedSince(job), { also })) return true;
-        return false;
-      };
-      return (await Promise.all(OWED.map(isOwed))).includes(true);
+      const debts = await listed(owedOf(job), odata` and order eq ${order}`);
+      const own = debts.find(({ ref }) => ref.id === job.id);
+      return own !== undefined && debts.some(({ since }) => since < own.since);
     },
 
     async *owed(olderThanMs) {
-      for (const partitionKey of OWED) {
-        for await (const row of table.rowsIn(partitionKey, keysOf(""))) {
-          const ref = OwedRow.safeParse(row).data;
-          const age = table.clock.now() - Date.parse(row.timestamp ?? "");
-          if (ref === undefined || age <= olderThanMs) continue;
-          keep(ref, row.etag);
-          if ((await table.rowOf(ref.partition, jobKey(ref.id))) !== undefined) yield ref;
-          else if (age > ORPHAN_MS) await forgive(ref, row.etag);
-        }
+      // Of one moment: while the rows are read more may come, and none must be found without one that came before it.
+      const now = await table.askedTime();
+      const debts = (await listed(keysOf(""))).filter(({ since }) => now - since > olderThanMs);
+      for (const { ref, since, etag } of debts.toSorted((a, b) => a.since - b.since)) {
+        keep(ref, etag);
+        if ((await table.rowOf(ref.partition, jobKey(ref.id))) !== undefined) yield ref;
+        else if (now - since > ORPHAN_MS) await forgive(ref, etag);
       }
     },
   };

@@ -25,6 +25,7 @@ export function createMemoryStore(now: () => number = Date.now): JobStore {
   // In the order of their insertion.
   const jobs = new Map<string, Kept>();
   const contents = new Map<string, Content>();
+  // The one that has been owed for longest first.
   const debts = new Map<string, { readonly ref: JobRef; readonly since: number }>();
   let contentLength = 0;
   let changes = 0;
@@ -32,7 +33,10 @@ export function createMemoryStore(now: () => number = Date.now): JobStore {
   const nameOf = ({ partition, id }: JobRef) => `${partition}/${id}`;
   const copy = ({ partition, id }: JobRef): JobRef => ({ partition, id });
   const stamp = (job: Job): Omit<StoredJob, "readAt"> => ({ job, etag: String(++changes), changedAt: now() });
-  const owe = (ref: JobRef) => void debts.set(nameOf(ref), { ref: copy(ref), since: now() });
+  const owe = (ref: JobRef) => {
+    debts.delete(nameOf(ref));
+    debts.set(nameOf(ref), { ref: copy(ref), since: now() });
+  };
   const lengthOf = (content: Content | undefined) =>
     [...(content?.texts.values() ?? [])].reduce((sum, text) => sum + text.length, 0);
 
@@ -122,13 +126,19 @@ export function createMemoryStore(now: () => number = Date.now): JobStore {
     },
 
     async *owed(olderThanMs) {
-      for (const { ref, since } of [...debts.values()]) if (now() - since > olderThanMs) yield ref;
+      const before = now() - olderThanMs;
+      for (const { ref, since } of [...debts.values()]) if (since < before) yield ref;
     },
 
     async owesEarlier(job) {
       const order = orderOf(job);
-      const earlier = [...debts.values()].map(({ ref }) => jobs.get(nameOf(ref))?.stored.job);
-      return order !== undefined && earlier.some((other) => other && other.id > job.id && orderOf(other) === order);
+      if (order === undefined || !debts.has(nameOf(job))) return false;
+      for (const name of debts.keys()) {
+        if (name === nameOf(job)) return false;
+        const other = jobs.get(name)?.stored.job;
+        if (other !== undefined && orderOf(other) === order) return true;
+      }
+      return false;
     },
 
     async *overdue({ byMs, withinMs }) {

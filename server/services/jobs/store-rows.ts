@@ -67,8 +67,8 @@ export const owedKey = ({ partition, id }: JobRef) => ({
   partitionKey: OWED[id.charCodeAt(id.length - 1) % OWED_PARTITIONS] ?? "",
   rowKey: `${partition}-${id}`,
 });
-/** What is owed of jobs of the same partition that were submitted earlier. */
-export const owedSince = ({ partition, id }: JobRef) => keysOf(`${partition}-`, id);
+/** What is owed of jobs of the same partition. */
+export const owedOf = ({ partition }: JobRef) => keysOf(`${partition}-`);
 export const blobName = ({ partition, id }: JobRef, name: string) => `${partition}/${id}/${name}`;
 
 /** The id in a key of that kind. */

@@ -14,9 +14,7 @@ const CONCURRENCY = 8;
  * interrupted: the next one finds what is left.
  */
 export async function sweepJobs(table: JobTable, olderThanMs: number): Promise<number> {
-  // By the service's time, and not what this machine takes for it until it has asked.
-  await table.check();
-  const before = table.clock.now() - olderThanMs;
+  const before = (await table.askedTime()) - olderThanMs;
   let swept = 0;
   for await (const partition of table.partitions()) {
     const { removed, kept } = await removeEnded(table, partition, before);

@@ -25,6 +25,9 @@ export type NewRow = { readonly partitionKey: string; readonly rowKey: string } 
 
 export type JobTable = ReturnType<typeof createJobTable>;
 
+/** Of no partition's name: asked for where it is not the row that matters. */
+const NO_ROW = ".none";
+
 /** "Query timeout and pagination". */
 const PAGE_ROWS = 1000;
 
@@ -173,10 +176,16 @@ export function createJobTable(options: AzureStoreOptions) {
       await call((abortSignal) => blobs.getBlockBlobClient(name).deleteIfExists({ abortSignal }));
     },
 
+    /** By the service's clock, and not by what this machine takes for it until it has asked for the first time. */
+    async askedTime(): Promise<number> {
+      await rowOf(PARTITIONS, NO_ROW);
+      return clock.now();
+    },
+
     /** Whether table and container are there, and answer. */
     async check(): Promise<void> {
       const { blobs } = await clients();
-      await Promise.all([rowOf(PARTITIONS, ".check"), call((abortSignal) => blobs.getProperties({ abortSignal }))]);
+      await Promise.all([rowOf(PARTITIONS, NO_ROW), call((abortSignal) => blobs.getProperties({ abortSignal }))]);
     },
   };
 }

@@ -99,9 +99,12 @@ export interface JobStore {
   partitions(): AsyncIterable<string>;
   /** The queue has the job's message. */
   sent(ref: JobRef): Promise<void>;
-  /** Jobs whose message has been owed for longer than that, in no order. Few, or something is wrong. */
+  /**
+   * Jobs whose message was owed for longer than that when it was asked, the one that was longest first. Few, or something
+   * is wrong.
+   */
   owed(olderThanMs: number): AsyncIterable<JobRef>;
-  /** Whether the message of a job of the same order (see `orderOf`) is owed that was submitted earlier. */
+  /** Whether the job's message is owed, and that of another of the same order (see `orderOf`) has been for longer. */
   owesEarlier(job: Job): Promise<boolean>;
   /**
    * Jobs that have not ended, and whose deadline passed longer ago than `byMs`, of those submitted within the last
