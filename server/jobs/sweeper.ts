@@ -1,8 +1,9 @@
 import type { FastifyBaseLogger } from "fastify";
-import { after, FINAL_STATES, type JobRef } from "../services/jobs/job.ts";
+import { changeJob } from "../services/jobs/change-job.ts";
+import { FINAL_STATES, type JobRef } from "../services/jobs/job.ts";
 import { type JobBacking, LONGEST_DEADLINE_SECONDS, queuedJob } from "../services/jobs/jobs.ts";
 import { type JobRules, nextStep } from "../services/jobs/next-step.ts";
-import { JobConflict, UnreadableJob } from "../services/jobs/store.ts";
+import { UnreadableJob } from "../services/jobs/store.ts";
 import type { TellOf } from "./job-events.ts";
 
 /** Between two looks, at random up to half as long again, so that replicas do not look all at once. */
@@ -81,15 +82,13 @@ export function createSweeper(options: SweeperOptions): Sweeper {
     for await (const ref of store.overdue({ byMs: OVERDUE_MS, withinMs })) {
       const stored = await look(ref);
       if (stored === undefined) continue;
-      const next = nextStep(stored, rules);
-      if (next.step !== "note") continue;
-      try {
-        const { job } = await store.update(stored, after(stored.job, next.event, ref), [next.event]);
-        tellOf(job, next.event);
-      } catch (error) {
-        // Somebody came for it after all.
-        if (!(error instanceof JobConflict)) throw error;
-      }
+      // Nothing, if somebody came for it after all.
+      const changed = await changeJob(store, stored, (found) => {
+        const next = nextStep(found, rules);
+        return next.step === "note" ? [next.event] : [];
+      });
+      if (changed === undefined) continue;
+      for (const event of changed.events) tellOf(changed.job, event);
     }
   };
 

@@ -1,4 +1,5 @@
 import { parseEnvironment } from "../../../server/config.ts";
+import { changeJob } from "../../../server/services/jobs/change-job.ts";
 import { after, FINAL_STATES, type Job, type JobRef } from "../../../server/services/jobs/job.ts";
 import { queuedJob } from "../../../server/services/jobs/jobs.ts";
 import { readMessage } from "../../../server/services/jobs/messages.ts";
@@ -151,28 +152,18 @@ export async function drop({ store, queue }: Jobs, { name, letter, ref }: SetAsi
       because: "It has no message that could be dropped; the job stays dead.",
     };
   }
-  for (let round = 1; ref !== undefined && round <= ROUNDS; round++) {
-    const stored = await readable(store, ref);
-    if (stored === undefined || FINAL_STATES.has(stored.job.state)) break;
-    if (stored.job.state === "running" && stored.readAt - stored.changedAt < LEASE_MS) {
-      return {
-        name,
-        job: ref.id,
-        outcome: "kept",
-        because: "It is running; drop what is left of it when it has ended.",
-      };
-    }
-    const at = new Date(store.now()).toISOString();
-    const reason = `Its message was set aside by the queue (${letter.reason}), and dropped by an operator.`;
-    const event = { type: "dead-lettered", reason, at } as const;
-    try {
-      await store.update(stored, after(stored.job, event, ref), [event]);
-      break;
-    } catch (error) {
-      if (!(error instanceof JobConflict)) throw error;
-      if (round === ROUNDS)
-        return { name, job: ref.id, outcome: "kept", because: "Others keep changing the job; try again." };
-    }
+  const stored = ref && (await readable(store, ref));
+  const reason = `Its message was set aside by the queue (${letter.reason}), and dropped by an operator.`;
+  const changed =
+    stored &&
+    (await changeJob(store, stored, ({ job, readAt, changedAt }) => {
+      const runs = job.state === "running" && readAt - changedAt < LEASE_MS;
+      if (runs || FINAL_STATES.has(job.state)) return [];
+      return [{ type: "dead-lettered", reason, at: new Date(store.now()).toISOString() }];
+    }));
+  if (changed !== undefined && !FINAL_STATES.has(changed.job.state)) {
+    const because = "It is running; drop what is left of it when it has ended.";
+    return { name, job: changed.job.id, outcome: "kept", because };
   }
   const there = await queue.deadLetters.drop(letter.sequence);
   const gone = there ? {} : { because: "It was gone already." };

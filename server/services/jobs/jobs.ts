@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { type CallToolResult, isCallToolResult } from "@modelcontextprotocol/server";
 import { digestOf } from "../arguments-digest.ts";
+import { changeJob } from "./change-job.ts";
 import {
   after,
   FINAL_STATES,
@@ -116,7 +117,7 @@ export const MOST_UNFINISHED = 2000;
 const COUNT_MS = 10_000;
 /** Counts that are kept, of the callers who submitted last. */
 const MOST_COUNTS = 1000;
-/** Others may change a job at the same time, each only so often. */
+/** Tries to take a job of a key, of which there may be others that come and go. */
 const MOST_TRIES = 50;
 const UNFINISHED: readonly JobState[] = ["queued", "running"];
 
@@ -155,28 +156,16 @@ export function createJobs({ open, tools, rules, deadlineSeconds, observe }: Job
     }
   };
 
-  /** Writes down what `decide` makes of the job as it is; undefined leaves it so. */
   const change = async (
     store: JobStore,
     found: StoredJob,
     decide: (stored: StoredJob) => readonly JobEvent[],
   ): Promise<Job | undefined> => {
-    let stored = found;
-    for (let tries = 1; ; tries++) {
-      const events = decide(stored);
-      if (events.length === 0) return stored.job;
-      const job = events.reduce<Job>((before, event) => after(before, event, before), stored.job);
-      try {
-        const { job: changed } = await store.update(stored, job, events);
-        for (const event of events) observe.changed(changed, event);
-        return changed;
-      } catch (error) {
-        if (!(error instanceof JobConflict) || tries === MOST_TRIES) throw error;
-        const fresh = await store.read(stored.job);
-        if (fresh === undefined) return undefined;
-        stored = fresh;
-      }
-    }
+    const changed = await changeJob(store, found, decide);
+    if (changed === undefined) return undefined;
+    const { job, events } = changed;
+    for (const event of events) observe.changed(job, event);
+    return job;
   };
 
   /** What is visible to who asks; whatever is not might as well not be. */
