@@ -4,7 +4,7 @@ import { at, hexOf, isProperties, type Properties, textAt, textMapAt } from "../
 import { armId, parseArmId, resourceGroupId, sameId } from "./arm-id.ts";
 import { DEPLOYER } from "./deployer.ts";
 import { deafExport, lockOver } from "./log-ingestion.ts";
-import type { AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
+import type { Azure, AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
 import { BUILT_IN_ROLES } from "./roles.ts";
 import { deafPolicy } from "./storage.ts";
 import { AZURE_TYPES } from "./types.ts";
@@ -18,7 +18,7 @@ export interface AzureBefore {
 }
 
 /** An Azure Resource Manager in memory: refuses what Azure refuses, in its words, and answers what Azure answers. */
-export class FakeAzure {
+export class FakeAzure implements Azure {
   readonly #resources = new Map<string, AzureResource>();
   readonly #softDeletedVaults = new Set<string>();
   readonly #before: AzureBefore;
@@ -108,7 +108,6 @@ export class FakeAzure {
     return faults;
   }
 
-  /** The resource of that id, and a note that whoever asks depends on it. */
   find(id: string): AzureResource | undefined {
     const found = this.#resources.get(id.toLowerCase());
     if (found) {
@@ -120,11 +119,6 @@ export class FakeAzure {
     return service?.[1] === undefined ? undefined : this.find(service[1]);
   }
 
-  /**
-   * Insists on a resource that an input refers to.
-   *
-   * @throws CloudError unless it exists; ids outside the subscription are taken at their word.
-   */
   need(id: unknown, path: string, arm?: string): AzureResource | undefined {
     const parsed = typeof id === "string" ? parseArmId(id) : undefined;
     if (typeof id !== "string" || !parsed) {
@@ -155,12 +149,10 @@ export class FakeAzure {
     return this.all(arm).filter((resource) => resource.id.toLowerCase().startsWith(prefix));
   }
 
-  /** Notes that whoever is being created must come after that resource. */
   mustFollow(resource: AzureResource): void {
     this.#uses.add(resource.id.toLowerCase());
   }
 
-  /** What kind of principal that object id is; undefined when the directory does not know it. */
   principalType(objectId: string): string | undefined {
     if (objectId === DEPLOYER.objectId) return "User";
     const given = this.#before.principals?.[objectId];
@@ -181,7 +173,6 @@ export class FakeAzure {
     return objectId === DEPLOYER.objectId;
   }
 
-  /** Whether the principal has the role on the scope or above it. `principalId` absent: whether anybody has. */
   hasRole(principalId: string | undefined, roleGuid: string, scope: string): boolean {
     const assignment = this.all("Microsoft.Authorization/roleAssignments").find(
       ({ inputs }) =>
@@ -197,7 +188,6 @@ export class FakeAzure {
     return this.#softDeletedVaults.has(name.toLowerCase());
   }
 
-  /** Puts down what comes into being without being asked for, such as the node resource group. */
   put(resource: Omit<AzureResource, "uses">): void {
     this.#resources.set(resource.id.toLowerCase(), { ...resource, uses: new Set() });
   }
@@ -418,7 +408,7 @@ function checkTags(inputs: Properties): void {
 }
 
 /** A role that permits nothing below its scope is accepted and means nothing. */
-function useless(resource: AzureResource, azure: FakeAzure): string | undefined {
+function useless(resource: AzureResource, azure: Azure): string | undefined {
   if (resource.arm !== "Microsoft.Authorization/roleAssignments") return undefined;
   const guid = String(resource.inputs.roleDefinitionId).toLowerCase().split("/").at(-1) ?? "";
   const role = BUILT_IN_ROLES[guid];
@@ -430,7 +420,7 @@ function useless(resource: AzureResource, azure: FakeAzure): string | undefined 
 }
 
 /** A network's own list of subnets and Subnet resources beside it delete one another at every second update. */
-function mixedSubnets(resource: AzureResource, azure: FakeAzure): string | undefined {
+function mixedSubnets(resource: AzureResource, azure: Azure): string | undefined {
   if (resource.arm !== "Microsoft.Network/virtualNetworks" || resource.inputs.subnets === undefined) return undefined;
   const beside = azure
     .children(resource.id, "Microsoft.Network/virtualNetworks/subnets")
@@ -441,7 +431,7 @@ function mixedSubnets(resource: AzureResource, azure: FakeAzure): string | undef
   );
 }
 
-type Invoke = (azure: FakeAzure, args: Properties) => Properties;
+type Invoke = (azure: Azure, args: Properties) => Properties;
 
 const INVOKES: Readonly<Record<string, Invoke>> = {
   "azure-native:authorization:getClientConfig": () => ({ ...DEPLOYER }),

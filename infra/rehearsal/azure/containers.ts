@@ -12,12 +12,11 @@ import {
   textsAt,
 } from "../values.ts";
 import { armId, resourceGroupId } from "./arm-id.ts";
-import type { FakeAzure } from "./azure.ts";
 import { DEPLOYER } from "./deployer.ts";
 import { checkZones } from "./foundation.ts";
 import { overlap, parseAddress, parseRange } from "./ipv4.ts";
 import { prefixesOf, SUBNET } from "./network.ts";
-import type { AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
+import type { Azure, AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
 import { ROLE } from "./roles.ts";
 
 export const CLUSTER = "Microsoft.ContainerService/managedClusters";
@@ -112,7 +111,7 @@ function patchOf(version: string): string {
   return VERSIONS[version] ?? version;
 }
 
-function checkCluster(request: AzureRequest, azure: FakeAzure): void {
+function checkCluster(request: AzureRequest, azure: Azure): void {
   const { inputs, name, location } = request;
   if (inputs.dnsPrefix === undefined && inputs.fqdnSubdomain === undefined) {
     throw azureError("InvalidParameter", "Required parameter dnsPrefix is missing (null).");
@@ -157,7 +156,7 @@ function checkVersion(inputs: Properties, name: string, location: string): void 
   }
 }
 
-function checkIdentity({ inputs }: AzureRequest, azure: FakeAzure): void {
+function checkIdentity({ inputs }: AzureRequest, azure: Azure): void {
   const type = textAt(inputs, "identity.type");
   if (type === undefined && inputs.servicePrincipalProfile === undefined) {
     throw azureError("InvalidParameter", "Required parameter servicePrincipalProfile is missing (null).");
@@ -189,7 +188,7 @@ function checkIdentity({ inputs }: AzureRequest, azure: FakeAzure): void {
   }
 }
 
-function controlPlaneIdentity(inputs: Properties, azure: FakeAzure): AzureResource | undefined {
+function controlPlaneIdentity(inputs: Properties, azure: Azure): AzureResource | undefined {
   const given = at(inputs, "identity.userAssignedIdentities");
   const ids = Array.isArray(given) ? given : Object.keys(objectAt(inputs, "identity.userAssignedIdentities"));
   return ids.length === 0 ? undefined : azure.need(ids[0], "identity.userAssignedIdentities", IDENTITY);
@@ -238,7 +237,7 @@ function checkAccess(inputs: Properties, name: string): void {
   }
 }
 
-function checkPools(inputs: Properties, location: string, azure: FakeAzure): void {
+function checkPools(inputs: Properties, location: string, azure: Azure): void {
   const pools = objectsAt(inputs, "agentPoolProfiles");
   if (!pools.some((pool) => pool.mode === "System")) {
     throw invalid("agentPoolProfiles", "Must define at least one system agent pool.");
@@ -258,7 +257,7 @@ function vcpus(vmSize: string): number | undefined {
   return match?.[1] === undefined ? undefined : Number(match[1]);
 }
 
-function checkPool(pool: Properties, location: string, azure: FakeAzure): void {
+function checkPool(pool: Properties, location: string, azure: Azure): void {
   const name = String(pool.name);
   const vmSize = textAt(pool, "vmSize");
   if (vmSize === undefined)
@@ -352,7 +351,7 @@ const DEFAULT_SERVICE_CIDR = "10.0.0.0/16";
 const DEFAULT_DNS_IP = "10.0.0.10";
 const DEFAULT_POD_CIDR = "10.244.0.0/16";
 
-function checkNetworkProfile(inputs: Properties, azure: FakeAzure): void {
+function checkNetworkProfile(inputs: Properties, azure: Azure): void {
   const profile = objectAt(inputs, "networkProfile");
   const overlay = profile.networkPluginMode === "overlay";
   if (overlay && profile.networkPlugin !== "azure") {
@@ -420,12 +419,12 @@ function checkNetworkProfile(inputs: Properties, azure: FakeAzure): void {
 }
 
 /** Every subnet of the network that the cluster's nodes are in. */
-function clusterSubnets(inputs: Properties, azure: FakeAzure): AzureResource[] {
+function clusterSubnets(inputs: Properties, azure: Azure): readonly AzureResource[] {
   const first = textAt(objectsAt(inputs, "agentPoolProfiles")[0], "vnetSubnetID");
   return first === undefined ? [] : azure.children(first.slice(0, first.lastIndexOf("/subnets/")), SUBNET);
 }
 
-function checkApiServer({ inputs, name, location }: AzureRequest, azure: FakeAzure): void {
+function checkApiServer({ inputs, name, location }: AzureRequest, azure: Azure): void {
   const access = objectAt(inputs, "apiServerAccessProfile");
   const ranges = textsAt(access, "authorizedIPRanges");
   const isPrivate = access.enablePrivateCluster === true;
@@ -493,7 +492,7 @@ function checkApiServerSubnet(
   cluster: string,
   inputs: Properties,
   principal: string | undefined,
-  azure: FakeAzure,
+  azure: Azure,
 ): void {
   const subnet = azure.need(id, "apiServerAccessProfile.subnetId", SUBNET);
   if (!subnet) return;
@@ -526,7 +525,7 @@ function checkApiServerSubnet(
   }
 }
 
-function createNodeResourceGroup(request: AzureRequest, azure: FakeAzure): void {
+function createNodeResourceGroup(request: AzureRequest, azure: Azure): void {
   const name = nodeResourceGroup(request);
   azure.put({
     id: resourceGroupId(DEPLOYER.subscriptionId, name),

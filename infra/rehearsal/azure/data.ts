@@ -1,11 +1,10 @@
 import { azureError } from "../cloud-error.ts";
 import { at, guidOf, numberAt, objectAt, objectsAt, textAt } from "../values.ts";
 import { armId, resourceGroupId } from "./arm-id.ts";
-import type { FakeAzure } from "./azure.ts";
 import { DEPLOYER } from "./deployer.ts";
 import { parseRange } from "./ipv4.ts";
 import { SUBNET } from "./network.ts";
-import type { AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
+import type { Azure, AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
 
 const VAULT = "Microsoft.KeyVault/vaults";
 const NAMESPACE = "Microsoft.ServiceBus/namespaces";
@@ -229,7 +228,7 @@ function checkRegistry({ inputs, name }: AzureRequest): void {
   }
 }
 
-function checkVault({ inputs, name, updates }: AzureRequest, azure: FakeAzure): void {
+function checkVault({ inputs, name, updates }: AzureRequest, azure: Azure): void {
   const properties = objectAt(inputs, "properties");
   if (properties.enablePurgeProtection === false) {
     throw azureError(
@@ -372,7 +371,7 @@ const DURATIONS: readonly { property: string; min: number; max: number; bounds: 
   { property: "defaultMessageTimeToLive", min: 1, max: Number.POSITIVE_INFINITY, bounds: "at least 1 second" },
 ];
 
-function checkQueue({ inputs, name, names, resourceGroup }: AzureRequest, azure: FakeAzure): void {
+function checkQueue({ inputs, name, names, resourceGroup }: AzureRequest, azure: Azure): void {
   const namespace = azure.find(
     armId(resourceGroupId(DEPLOYER.subscriptionId, resourceGroup), NAMESPACE, names.slice(0, 1)),
   );

@@ -1,9 +1,8 @@
 import { azureError } from "../cloud-error.ts";
 import { guidOf, listAt, objectsAt, textAt, textsAt } from "../values.ts";
 import { parseArmId } from "./arm-id.ts";
-import type { FakeAzure } from "./azure.ts";
 import { DEPLOYER } from "./deployer.ts";
-import type { AzureRequest, AzureType } from "./resource-type.ts";
+import type { Azure, AzureRequest, AzureType } from "./resource-type.ts";
 import { BUILT_IN_ROLES } from "./roles.ts";
 
 /** Regions with availability zones; source: Microsoft, "Azure regions list", 2026. */
@@ -194,7 +193,7 @@ const SUBJECT_OF_GITHUB =
   /^repo:[\w.-]+(@\d+)?\/[\w.-]+(@\d+)?:(environment:[^:]+|ref:refs\/(heads|tags)\/.+|pull_request)$/;
 const AUDIENCE = "api://AzureADTokenExchange";
 
-function checkFederatedCredential({ inputs, id }: AzureRequest, azure: FakeAzure): void {
+function checkFederatedCredential({ inputs, id }: AzureRequest, azure: Azure): void {
   const issuer = textAt(inputs, "issuer") ?? "";
   const subject = textAt(inputs, "subject") ?? "";
   const audiences = listAt(inputs, "audiences");
@@ -237,7 +236,7 @@ function checkFederatedCredential({ inputs, id }: AzureRequest, azure: FakeAzure
   }
 }
 
-function checkRoleDefinition({ inputs, id }: AzureRequest, azure: FakeAzure): void {
+function checkRoleDefinition({ inputs, id }: AzureRequest, azure: Azure): void {
   const roleName = textAt(inputs, "roleName") ?? "";
   const namesake =
     Object.values(BUILT_IN_ROLES).some((role) => role.name === roleName) ||
@@ -269,7 +268,7 @@ function checkRoleDefinition({ inputs, id }: AzureRequest, azure: FakeAzure): vo
   }
 }
 
-function checkRoleAssignment({ inputs, id }: AzureRequest, azure: FakeAzure): void {
+function checkRoleAssignment({ inputs, id }: AzureRequest, azure: Azure): void {
   const { principalId, principalType } = inputs;
   const roleId = textAt(inputs, "roleDefinitionId") ?? "";
   const scope = textAt(inputs, "scope") ?? "";
@@ -329,7 +328,7 @@ function checkRoleAssignment({ inputs, id }: AzureRequest, azure: FakeAzure): vo
   if (same) throw azureError("RoleAssignmentExists", "The role assignment already exists.", 409);
 }
 
-function custom(azure: FakeAzure, guid: string) {
+function custom(azure: Azure, guid: string) {
   return azure
     .all("Microsoft.Authorization/roleDefinitions")
     .find((role) => parseArmId(role.id)?.names.at(-1)?.toLowerCase() === guid);

@@ -1,9 +1,8 @@
 import { azureError } from "../cloud-error.ts";
 import { hexOf, isProperties, numberAt, objectAt, objectsAt, textAt, textsAt } from "../values.ts";
 import { armId, resourceGroupId } from "./arm-id.ts";
-import type { FakeAzure } from "./azure.ts";
 import { DEPLOYER } from "./deployer.ts";
-import type { AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
+import type { Azure, AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
 
 const WORKSPACE = "Microsoft.OperationalInsights/workspaces";
 const TABLE = `${WORKSPACE}/tables`;
@@ -108,7 +107,7 @@ function checkTable({ inputs, name }: AzureRequest): void {
   }
 }
 
-function checkExport({ inputs, names, resourceGroup }: AzureRequest, azure: FakeAzure): void {
+function checkExport({ inputs, names, resourceGroup }: AzureRequest, azure: Azure): void {
   const workspaceId = armId(resourceGroupId(DEPLOYER.subscriptionId, resourceGroup), WORKSPACE, names.slice(0, 1));
   const workspace = azure.find(workspaceId);
   const account = azure.need(inputs.resourceId, "destination.resourceId");
@@ -129,7 +128,7 @@ function checkExport({ inputs, names, resourceGroup }: AzureRequest, azure: Fake
 }
 
 /** An export that Azure accepts and that never writes a line: the account's firewall keeps Azure Monitor out. */
-export function deafExport(resource: AzureResource, azure: FakeAzure): string | undefined {
+export function deafExport(resource: AzureResource, azure: Azure): string | undefined {
   if (resource.arm !== `${WORKSPACE}/dataExports`) return undefined;
   const account = azure.find(String(resource.inputs.resourceId));
   const rules = objectAt(account?.inputs ?? {}, "networkRuleSet");
@@ -137,7 +136,7 @@ export function deafExport(resource: AzureResource, azure: FakeAzure): string | 
   return `the storage account ${account?.name} admits no Azure services (networkRuleSet.bypass), so nothing will be exported to it`;
 }
 
-function checkRule({ inputs, location }: AzureRequest, azure: FakeAzure): void {
+function checkRule({ inputs, location }: AzureRequest, azure: Azure): void {
   const fault = (code: string, message: string) => azureError(code, message);
   azure.need(inputs.dataCollectionEndpointId, "dataCollectionEndpointId", ENDPOINT);
   const workspaces = new Map<string, AzureResource>();
@@ -172,7 +171,7 @@ function checkRule({ inputs, location }: AzureRequest, azure: FakeAzure): void {
 }
 
 /** Azure looks the output table up by its name and compares its columns with what the transformation gives. */
-function checkFlow(flow: Record<string, unknown>, workspace: AzureResource, azure: FakeAzure): void {
+function checkFlow(flow: Record<string, unknown>, workspace: AzureResource, azure: Azure): void {
   const [, table = ""] = /^Custom-(.+_CL)$/.exec(String(flow.outputStream)) ?? [];
   const found = azure.find(`${workspace.id}/tables/${table}`);
   if (!found) {
@@ -201,7 +200,7 @@ function checkFlow(flow: Record<string, unknown>, workspace: AzureResource, azur
 }
 
 /** The resource that a lock keeps from being deleted, were `id` to be: the lock, where there is one. */
-export function lockOver(id: string, azure: FakeAzure): AzureResource | undefined {
+export function lockOver(id: string, azure: Azure): AzureResource | undefined {
   return azure
     .all("Microsoft.Authorization/locks")
     .find(

@@ -1,11 +1,10 @@
 import { azureError } from "../cloud-error.ts";
 import { guidOf, hexOf, isProperties, listAt, objectsAt, type Properties, textAt, textsAt } from "../values.ts";
 import { armId, parseArmId, resourceGroupId, sameId } from "./arm-id.ts";
-import type { FakeAzure } from "./azure.ts";
 import { DEPLOYER } from "./deployer.ts";
 import { checkZones } from "./foundation.ts";
 import { contains, overlap, parseRange } from "./ipv4.ts";
-import type { AzureRequest, AzureResource, AzureType, NameRule } from "./resource-type.ts";
+import type { Azure, AzureRequest, AzureResource, AzureType, NameRule } from "./resource-type.ts";
 
 export const VNET = "Microsoft.Network/virtualNetworks";
 export const SUBNET = "Microsoft.Network/virtualNetworks/subnets";
@@ -215,7 +214,7 @@ export function prefixesOf(inputs: Properties): string[] {
   return one === undefined ? textsAt(inputs, "addressPrefixes") : [one];
 }
 
-function checkSubnet({ inputs, name, names, resourceGroup, id }: AzureRequest, azure: FakeAzure): void {
+function checkSubnet({ inputs, name, names, resourceGroup, id }: AzureRequest, azure: Azure): void {
   const networkName = names[0] ?? "";
   const network = azure.find(armId(resourceGroupId(DEPLOYER.subscriptionId, resourceGroup), VNET, [networkName]));
   const prefixes = prefixesOf(inputs);
@@ -264,7 +263,7 @@ function checkSubnet({ inputs, name, names, resourceGroup, id }: AzureRequest, a
   }
 }
 
-function createInlineSubnets({ inputs, id, location }: AzureRequest, azure: FakeAzure): void {
+function createInlineSubnets({ inputs, id, location }: AzureRequest, azure: Azure): void {
   for (const subnet of objectsAt(inputs, "subnets")) {
     const name = String(subnet.name);
     azure.put({
@@ -313,7 +312,7 @@ function checkSecurityRules({ inputs, name }: AzureRequest): void {
   }
 }
 
-function checkPublicIp({ inputs, location, name, id }: AzureRequest, azure: FakeAzure): void {
+function checkPublicIp({ inputs, location, name, id }: AzureRequest, azure: Azure): void {
   const standard = textAt(inputs, "sku.name") === "Standard";
   if (!standard) {
     throw azureError(
@@ -360,7 +359,7 @@ const GROUP_IDS: Readonly<Record<string, readonly string[]>> = {
   "Microsoft.ContainerService/managedClusters": ["management"],
 };
 
-function checkPrivateEndpoint({ inputs, name, location }: AzureRequest, azure: FakeAzure): void {
+function checkPrivateEndpoint({ inputs, name, location }: AzureRequest, azure: Azure): void {
   const subnet = azure.need(textAt(inputs, "subnet.id"), "subnet.id", SUBNET);
   if (subnet && objectsAt(subnet.inputs, "delegations").length > 0) {
     throw azureError(

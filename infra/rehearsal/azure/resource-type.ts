@@ -1,5 +1,4 @@
 import type { Properties } from "../values.ts";
-import type { FakeAzure } from "./azure.ts";
 
 /** What the fake knows of one of Azure's resource types. */
 export interface AzureType {
@@ -31,11 +30,11 @@ export interface AzureType {
   /** `InUse<this>CannotBeDeleted` while something refers to the resource. */
   readonly heldAs?: string;
   /** Throws a CloudError for what Azure refuses. */
-  check?(request: AzureRequest, azure: FakeAzure): void;
+  check?(request: AzureRequest, azure: Azure): void;
   /** Outputs beside the inputs, name, type and location. */
-  outputs?(request: AzureRequest, azure: FakeAzure): Properties;
+  outputs?(request: AzureRequest, azure: Azure): Properties;
   /** What else comes into being with it. */
-  created?(request: AzureRequest, azure: FakeAzure): void;
+  created?(request: AzureRequest, azure: Azure): void;
 }
 
 export interface AzureRequest {
@@ -66,4 +65,28 @@ export interface NameRule {
   /** Azure's words for it. */
   readonly sentence: string;
   readonly code?: string;
+}
+
+/** The whole of what stands, as the rules of one type see it. */
+export interface Azure {
+  /** The resource of that id, and a note that whoever asks depends on it. */
+  find(id: string): AzureResource | undefined;
+  /**
+   * Insists on a resource that an input refers to; `arm` is the type that belongs there.
+   *
+   * @throws CloudError unless it exists; ids outside the subscription are taken at their word, and give undefined.
+   */
+  need(id: unknown, path: string, arm?: string): AzureResource | undefined;
+  all(arm: string): readonly AzureResource[];
+  children(parentId: string, arm: string): readonly AzureResource[];
+  /** Notes that whoever is being created must come after that resource. */
+  mustFollow(resource: AzureResource): void;
+  /** What kind of principal that object id is; undefined when the directory does not know it. */
+  principalType(objectId: string): string | undefined;
+  isDeployer(objectId: string): boolean;
+  /** Whether the principal has the role on the scope or above it. `principalId` absent: whether anybody has. */
+  hasRole(principalId: string | undefined, roleGuid: string, scope: string): boolean;
+  vaultIsSoftDeleted(name: string): boolean;
+  /** Puts down what comes into being without being asked for, such as the node resource group. */
+  put(resource: Omit<AzureResource, "uses">): void;
 }

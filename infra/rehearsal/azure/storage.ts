@@ -11,11 +11,10 @@ import {
   textsAt,
 } from "../values.ts";
 import { armId, resourceGroupId } from "./arm-id.ts";
-import type { FakeAzure } from "./azure.ts";
 import { checkNetworkRules, needServiceEndpoint } from "./data.ts";
 import { DEPLOYER } from "./deployer.ts";
 import { SUBNET } from "./network.ts";
-import type { AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
+import type { Azure, AzureRequest, AzureResource, AzureType } from "./resource-type.ts";
 
 const ACCOUNT = "Microsoft.Storage/storageAccounts";
 const CONTAINER = `${ACCOUNT}/blobServices/containers`;
@@ -148,7 +147,7 @@ const ACCOUNT_SKUS: Readonly<Record<string, RegExp>> = {
   BlockBlobStorage: /^Premium_(LRS|ZRS)$/,
 };
 
-function checkAccount({ inputs, name, updates }: AzureRequest, azure: FakeAzure): void {
+function checkAccount({ inputs, name, updates }: AzureRequest, azure: Azure): void {
   const kind = textAt(inputs, "kind") ?? "";
   const sku = textAt(inputs, "sku.name") ?? "";
   const skus = ACCOUNT_SKUS[kind];
@@ -223,11 +222,11 @@ function endpoints(name: string, kind: string): Record<string, string> {
   );
 }
 
-function accountOf(resourceGroup: string, names: readonly string[], azure: FakeAzure): AzureResource | undefined {
+function accountOf(resourceGroup: string, names: readonly string[], azure: Azure): AzureResource | undefined {
   return azure.find(armId(resourceGroupId(DEPLOYER.subscriptionId, resourceGroup), ACCOUNT, names.slice(0, 1)));
 }
 
-function checkContainer({ inputs, name, names, resourceGroup }: AzureRequest, azure: FakeAzure): void {
+function checkContainer({ inputs, name, names, resourceGroup }: AzureRequest, azure: Azure): void {
   const account = accountOf(resourceGroup, names, azure);
   if (!account) return;
   if (textAt(account.inputs, "kind") === "FileStorage") {
@@ -252,7 +251,7 @@ function checkContainer({ inputs, name, names, resourceGroup }: AzureRequest, az
 }
 
 /** Source: Microsoft, "Azure Blob Storage lifecycle management policy structure". */
-function checkLifecycle({ inputs, names, resourceGroup }: AzureRequest, azure: FakeAzure): void {
+function checkLifecycle({ inputs, names, resourceGroup }: AzureRequest, azure: Azure): void {
   const fault = (message: string) => azureError("InvalidManagementPolicy", message);
   const account = accountOf(resourceGroup, names, azure);
   if (account && textAt(account.inputs, "kind") === "FileStorage") {
@@ -290,7 +289,7 @@ function checkLifecycle({ inputs, names, resourceGroup }: AzureRequest, azure: F
  * What deletes or moves old blobs comes from outside the account's networks, as one of Azure's trusted services, and
  * can be kept out.
  */
-export function deafPolicy(resource: AzureResource, azure: FakeAzure): string | undefined {
+export function deafPolicy(resource: AzureResource, azure: Azure): string | undefined {
   if (resource.arm !== MANAGEMENT_POLICY) return undefined;
   const account = azure.all(ACCOUNT).find(({ id }) => resource.id.toLowerCase().startsWith(`${id.toLowerCase()}/`));
   const rules = objectAt(account?.inputs, "networkRuleSet");
@@ -298,7 +297,7 @@ export function deafPolicy(resource: AzureResource, azure: FakeAzure): string | 
   return `the storage account ${account?.name} admits no Azure services (networkRuleSet.bypass), so its lifecycle rules do nothing`;
 }
 
-function checkShare({ inputs, name, names, resourceGroup }: AzureRequest, azure: FakeAzure): void {
+function checkShare({ inputs, name, names, resourceGroup }: AzureRequest, azure: Azure): void {
   const account = accountOf(resourceGroup, names, azure);
   if (!account) return;
   const premium = /^Premium/.test(textAt(account.inputs, "sku.name") ?? "") && account.inputs.kind === "FileStorage";

@@ -1,8 +1,7 @@
 import { azureError } from "../cloud-error.ts";
 import { guidOf, numberAt, objectsAt, textAt, textsAt } from "../values.ts";
 import { parseArmId } from "./arm-id.ts";
-import type { FakeAzure } from "./azure.ts";
-import type { AzureRequest, AzureType } from "./resource-type.ts";
+import type { Azure, AzureRequest, AzureType } from "./resource-type.ts";
 
 const WORKSPACE = "Microsoft.OperationalInsights/workspaces";
 const ACTION_GROUP = "Microsoft.Insights/actionGroups";
@@ -139,7 +138,7 @@ const METRICS: Readonly<Record<string, Readonly<Record<string, { aggregations: s
 const FREQUENCIES = ["PT1M", "PT5M", "PT15M", "PT30M", "PT1H"];
 const WINDOWS = [...FREQUENCIES, "PT6H", "PT12H", "P1D"];
 
-function checkMetricAlert({ inputs, location, name }: AzureRequest, azure: FakeAzure): void {
+function checkMetricAlert({ inputs, location, name }: AzureRequest, azure: Azure): void {
   const fault = (message: string) => azureError("BadRequest", `Metric alert ${name}: ${message}`);
   if (location !== "global") throw fault(`location must be 'global', not '${location}'.`);
   const severity = numberAt(inputs, "severity");
@@ -211,7 +210,7 @@ const LOGS: Readonly<Record<string, readonly string[]>> = {
   "Microsoft.OperationalInsights/workspaces": ["Audit", "SummaryLogs", "Jobs"],
 };
 
-function checkDiagnosticSetting({ inputs, id }: AzureRequest, azure: FakeAzure): void {
+function checkDiagnosticSetting({ inputs, id }: AzureRequest, azure: Azure): void {
   const target = String(inputs.resourceUri);
   const type = parseArmId(target)?.type ?? "";
   const logs = LOGS[type];
