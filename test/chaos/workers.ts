@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, openSync } from "node:fs";
+import { closeSync, openSync, readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -16,8 +16,9 @@ export class Workers {
   readonly #skews: readonly number[];
   readonly #processes: ChildProcess[] = [];
   readonly #logs: string[] = [];
+  readonly #told = new Set<ChildProcess>();
   #ending = false;
-  /** Processes that ended without being told or killed. */
+  /** Processes that ended by a fault of their own, each with the last that it said. */
   readonly failed: string[] = [];
 
   constructor(directory: string, environment: NodeJS.ProcessEnv, skews: readonly number[]) {
@@ -31,9 +32,15 @@ export class Workers {
     return [...this.#skews.keys()];
   }
 
-  /** Sends a signal to the one in a place; another takes the place of one that ends. */
+  /**
+   * Sends a signal to the one in a place; another takes the place of one that ends. One that has been told to end is
+   * killed when it is told again, as a cluster does it.
+   */
   signal(place: number, signal: NodeJS.Signals): void {
-    this.#processes[place]?.kill(signal);
+    const worker = this.#processes[place];
+    const again = signal === "SIGTERM" && worker !== undefined && this.#told.has(worker);
+    if (signal === "SIGTERM" && worker !== undefined) this.#told.add(worker);
+    worker?.kill(again ? "SIGKILL" : signal);
   }
 
   async end(): Promise<void> {
@@ -67,8 +74,14 @@ export class Workers {
     this.#processes[place] = child;
     child.on("exit", (code) => {
       // By a signal, or by itself after SIGTERM.
-      if (code !== null && code !== 0) this.failed.push(`${path} ended with ${code}`);
+      if (code !== null && code !== 0) this.failed.push(`${path} ended with ${code}: ${lastOf(path)}`);
       if (!this.#ending) this.#start(place);
     });
   }
+}
+
+const LAST_LINES = 5;
+
+function lastOf(log: string): string {
+  return readFileSync(log, "utf8").trimEnd().split("\n").slice(-LAST_LINES).join("\n");
 }
