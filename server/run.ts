@@ -6,6 +6,7 @@ import { type Config, EnvironmentError, parseEnvironment } from "./config.ts";
 import type { LineWriter } from "./observability/line-writer.ts";
 import { createLogger, standardStream } from "./observability/logging.ts";
 import { closeInheritedDescriptors } from "./services/descriptors.ts";
+import { isStray } from "./services/stray-rejection.ts";
 import { shutDown } from "./shutdown.ts";
 
 /** What an entry says of itself, beside the address, in the event that tells that it listens. */
@@ -41,6 +42,10 @@ export async function run(
     process.exit(1);
   };
   process.on("uncaughtException", fail);
+  process.on("unhandledRejection", (error) => {
+    if (!isStray(error)) fail(error);
+    log.warn({ event: "rejection.stray", err: error });
+  });
   try {
     const { listeners, facts } = await build(config, log, stream);
     // Whatever ends this process, nothing that it has started outlives it.

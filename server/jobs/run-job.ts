@@ -85,7 +85,9 @@ export async function runJob(
     // Nobody begins a job anew that is not repeatable, so its run goes on: the store may answer again before it ends.
     if (!job.repeatable) return;
     clearTimeout(leaseTimer);
-    leaseTimer = setTimeout(() => end("lease"), sentAt + rules.leaseMs * SAFE_PART - performance.now());
+    // A process that was stopped may find that it has passed.
+    const left = sentAt + rules.leaseMs * SAFE_PART - performance.now();
+    leaseTimer = setTimeout(() => end("lease"), Math.max(0, left));
   };
   const held = new HeldJob({
     store,
@@ -110,7 +112,7 @@ export async function runJob(
     held.write(({ attempts }) => ({ type: "progressed", attempt: attempts, progress, at: nowOf(store) })),
   );
   const left = Date.parse(job.deadline) - store.now();
-  const deadlineTimer = setTimeout(() => end("deadline"), Math.min(LONGEST_TIMER_MS, left));
+  const deadlineTimer = setTimeout(() => end("deadline"), Math.max(0, Math.min(LONGEST_TIMER_MS, left)));
   running({ repeatable: job.repeatable, stop: () => end("shutdown") });
 
   /** False: it took so long to begin that somebody may have given it up for lost, and nobody says that it is not so. */

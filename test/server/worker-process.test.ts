@@ -166,6 +166,23 @@ describe.concurrent("a worker in a process of its own", () => {
     expect(await ended(client, back)).toMatchObject({ state: "succeeded", attempts: 2 });
   });
 
+  test("goes on when Azure's client leaves a promise to nobody, and ends when its own code does", async ({
+    expect,
+    onTestFinished,
+  }) => {
+    const entry = ["--import", join(CHECKOUT, "test/server/stray-rejections.ts"), join(CHECKOUT, "server/worker.js")];
+    const workspace = await temporaryDirectory(onTestFinished);
+    const worker = await startServer(environment("one", workspace), entry, onTestFinished);
+    process.kill(worker.pid, "SIGUSR2");
+    expect(await worker.event("rejection.stray")).toMatchObject({
+      err: { message: expect.stringContaining("127.0.0.1:1") },
+    });
+    expect((await fetch(new URL("/health/live", worker.url))).status).toBe(200);
+    process.kill(worker.pid, "SIGUSR2");
+    expect(await worker.event("worker.failed")).toMatchObject({ err: { message: "Nobody handles this." } });
+    expect(await worker.exited).toEqual({ code: 1, signal: null });
+  });
+
   test("does not start without a queue and a store, and says what is missing", async ({ expect, onTestFinished }) => {
     const started = startServer({}, [join(CHECKOUT, "server/worker.js")], onTestFinished);
     await expect(started).rejects.toThrow(

@@ -21,9 +21,10 @@ const SETTLE_TRIES = 3;
 const SETTLE_AGAIN_MS = 300;
 /** How long a receiver is left waiting at the broker before it is told again that there is nothing. */
 const WAIT_MS = 60_000;
+/** The shortest that there is: for what is there already. */
+const NO_WAIT_MS = 1;
 /** A session was given to us because it has messages: they come at once, or they are gone. */
 const SESSION_WAIT_MS = 1000;
-const SESSION_NEXT_WAIT_MS = 1;
 /** So long one session is received from, if it goes on, before others get their turn. */
 const SESSION_TURN_MS = 1000;
 /** So long a slot is kept for a session that had to be given back for want of one. */
@@ -97,7 +98,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
         if (next.session !== undefined) await serve(next.session);
         if (next.message !== undefined) await run(receiver, next.message);
       } catch (error) {
-        if (error instanceof LinkNotOpened) {
+        if (error instanceof ReceiverStuck) {
           receiver?.close().catch(() => {});
           receiver = undefined;
         }
@@ -114,7 +115,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
     waiting.add(slot);
     try {
       // After a session it is the other queue's turn: what it has comes before the next. And a new link is opened so.
-      let message = lookFirst ? await takeNowOrFail(receiver) : undefined;
+      let message = lookFirst ? await receiveOne(receiver, NO_WAIT_MS) : undefined;
       if (message === undefined) {
         slot.lendable = true;
         acceptSessions();
@@ -150,9 +151,9 @@ export function receiveFromServiceBus(source: Source): Receiving {
     let waitMs = SESSION_WAIT_MS;
     try {
       while (!stopped() && !lock.lost.aborted && performance.now() < until) {
-        const [message] = await session.receiveMessages(1, { maxWaitTimeInMs: waitMs });
+        const message = await receiveOne(session, waitMs);
         if (message === undefined || stopped()) break;
-        waitMs = SESSION_NEXT_WAIT_MS;
+        waitMs = NO_WAIT_MS;
         let holdMs: number | undefined;
         let isBack = false;
         const delivery = new ServiceBusDelivery(message, session, lock, {
@@ -368,42 +369,46 @@ async function takeOne(
   signal: AbortSignal,
 ): Promise<ServiceBusReceivedMessage | undefined> {
   try {
-    const [message] = await receiver.receiveMessages(1, { maxWaitTimeInMs: WAIT_MS, abortSignal: signal });
-    return message;
+    return await receiveOne(receiver, WAIT_MS, signal);
   } catch (error) {
     if (!signal.aborted) throw error;
     // The client stops listening, and leaves the credit with the broker: what it sent would be lost until its lock ran
     // out. A receive that is over at once takes the credit back, with what came; the client comes from the one to the
     // other in one turn of the event loop, so that nothing arrives in between.
-    return takeNow(receiver);
+    return receiveOne(receiver, NO_WAIT_MS);
   }
 }
 
 /** The client is stuck in what was cut off: only another receiver gets a link. */
-class LinkNotOpened extends Error {
-  override readonly name = "LinkNotOpened";
+class ReceiverStuck extends Error {
+  override readonly name = "ReceiverStuck";
 }
 
-/** A message that is there, on a link that may have to be opened first. */
-async function takeNowOrFail(receiver: ServiceBusReceiver): Promise<ServiceBusReceivedMessage | undefined> {
-  const taken = takeNow(receiver);
+/**
+ * A message, on a link that may have to be opened first; none after so long. Not for longer than it was asked: when taking
+ * its credit back fails, the client never says what came of it (Azure/azure-sdk-for-js, issue 39348).
+ *
+ * @throws ReceiverStuck
+ */
+async function receiveOne(
+  receiver: ServiceBusReceiver | ServiceBusSessionReceiver,
+  maxWaitTimeInMs: number,
+  abortSignal?: AbortSignal,
+): Promise<ServiceBusReceivedMessage | undefined> {
+  const options = { maxWaitTimeInMs, ...(abortSignal && { abortSignal }) };
+  const received = receiver.receiveMessages(1, options).then(([message]) => message);
   const late = Promise.withResolvers<never>();
-  const error = new LinkNotOpened(`Service Bus did not open a link within ${OPEN_MS} ms.`);
-  const timer = setTimeout(() => late.reject(error), OPEN_MS);
+  const mostMs = maxWaitTimeInMs + OPEN_MS;
+  const error = new ReceiverStuck(`Service Bus gave a receiver neither a message nor none within ${mostMs} ms.`);
+  const timer = setTimeout(() => late.reject(error), mostMs);
   try {
-    return await Promise.race([taken, late.promise]);
+    return await Promise.race([received, late.promise]);
   } catch (failure) {
-    taken.then((message) => message && receiver.abandonMessage(message)).catch(() => {});
+    received.then((message) => message && receiver.abandonMessage(message)).catch(() => {});
     throw failure;
   } finally {
     clearTimeout(timer);
   }
-}
-
-/** A message that is there. */
-async function takeNow(receiver: ServiceBusReceiver): Promise<ServiceBusReceivedMessage | undefined> {
-  const [message] = await receiver.receiveMessages(1, { maxWaitTimeInMs: 1 });
-  return message;
 }
 
 class ServiceBusDelivery implements Delivery {
