@@ -24,7 +24,13 @@ function clientOf(...receivers: (() => Promise<ServiceBusReceivedMessage[]>)[][]
     },
     acceptNextSession: never,
   };
-  return { client: async () => client as unknown as ServiceBusClient, close: async () => {}, closed };
+  return {
+    client: async () => client as unknown as ServiceBusClient,
+    succeeded() {},
+    failed() {},
+    close: async () => {},
+    closed,
+  };
 }
 
 test.each([

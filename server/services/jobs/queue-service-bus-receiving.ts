@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type {
+  ServiceBusClient,
   ServiceBusMessage,
   ServiceBusReceivedMessage,
   ServiceBusReceiver,
@@ -66,6 +67,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
   const waiting = new Set<Waiting>();
   const reservations = new Set<(session: ServiceBusSessionReceiver) => void>();
   const held = new Set<() => void>();
+  const underWay = new Set<Promise<void>>();
   /** Gives back what came while stopping: once no slot has credit left, or it would go from one to the next, and count. */
   const cameTooLate: (() => Promise<void>)[] = [];
   const stopping = new AbortController();
@@ -81,26 +83,33 @@ export function receiveFromServiceBus(source: Source): Receiving {
   return { stop };
 
   async function work(): Promise<void> {
-    let receiver: ServiceBusReceiver | undefined;
+    let link: { readonly client: ServiceBusClient; readonly receiver: ServiceBusReceiver } | undefined;
     let lookFirst = true;
     while (!stopped()) {
       try {
-        receiver ??= (await connection.client()).createReceiver(place.queue, {
-          receiveMode: "peekLock",
-          skipParsingBodyAsJson: true,
-          // Renewed here, where it is known when that fails.
-          maxAutoLockRenewalDurationInMs: 0,
-        });
+        const client = await connection.client();
+        if (link?.client !== client) {
+          const receiver = client.createReceiver(place.queue, {
+            receiveMode: "peekLock",
+            skipParsingBodyAsJson: true,
+            // Renewed here, where it is known when that fails.
+            maxAutoLockRenewalDurationInMs: 0,
+          });
+          link = { client, receiver };
+          lookFirst = true;
+        }
+        const { receiver } = link;
         const reserved = owedToSessions ? await sessionInTurn() : undefined;
         const next: Work = reserved === undefined ? await nextWork(receiver, lookFirst) : { session: reserved };
         failures = 0;
+        connection.succeeded();
         lookFirst = next.session !== undefined;
         if (next.session !== undefined) await serve(next.session);
         if (next.message !== undefined) await run(receiver, next.message);
       } catch (error) {
         if (error instanceof ReceiverStuck) {
-          receiver?.close().catch(() => {});
-          receiver = undefined;
+          link?.receiver.close().catch(() => {});
+          link = undefined;
         }
         lookFirst = true;
         await recover(error);
@@ -185,12 +194,12 @@ export function receiveFromServiceBus(source: Source): Receiving {
     release(session, lock);
   }
 
-  async function handled(delivery: Delivery): Promise<void> {
-    try {
-      await handle(delivery);
-    } catch (error) {
-      onError(error);
-    }
+  function handled(delivery: Delivery): Promise<void> {
+    const end = handle(delivery)
+      .catch(onError)
+      .finally(() => underWay.delete(end));
+    underWay.add(end);
+    return end;
   }
 
   function release(session: ServiceBusSessionReceiver, lock: Lock): void {
@@ -289,6 +298,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
     giveUpRequest?.(error);
     backoff ??= (async () => {
       onError(error);
+      connection.failed(Promise.all(underWay));
       const longest = Math.min(FIRST_BACKOFF_MS * 2 ** failures, LAST_BACKOFF_MS);
       failures += 1;
       await delay(longest * (0.5 + Math.random() / 2), undefined, { signal: stopping.signal }).catch(() => {});

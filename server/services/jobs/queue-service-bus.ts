@@ -3,10 +3,11 @@ import type {
   ServiceBusMessage,
   ServiceBusReceivedMessage,
   ServiceBusReceiver,
+  ServiceBusSender,
 } from "@azure/service-bus";
 import type { DeadLetter, DeadLetters, JobQueue, Receiving } from "./queue.ts";
 import { receiveFromServiceBus, SESSION_REQUEST_MS } from "./queue-service-bus-receiving.ts";
-import { connect, connectOnce, type ServiceBusPlace } from "./service-bus-connection.ts";
+import { connect, connection, type ServiceBusPlace } from "./service-bus-connection.ts";
 import { bodyOf, copyOf, toServiceBus } from "./service-bus-message.ts";
 
 /**
@@ -35,16 +36,25 @@ const ORDERED = "ordered-";
  * asked for something, and opens it anew whenever it is lost.
  */
 export function createServiceBusQueue(place: ServiceBusPlace): JobQueue {
-  const sending = connectOnce(place, SENDING);
-  const receiving = connectOnce(place, RECEIVING);
-  const senders = new Map<string, ReturnType<ServiceBusClient["createSender"]>>();
-  const senderOf = async (queue: string) => {
+  const sending = connection(place, SENDING);
+  const receiving = connection(place, RECEIVING);
+  const links = new Map<string, { readonly client: ServiceBusClient; readonly sender: ServiceBusSender }>();
+  const bySender = async (queue: string, use: (sender: ServiceBusSender) => Promise<unknown>): Promise<void> => {
     const client = await sending.client();
-    const sender = senders.get(queue) ?? client.createSender(queue);
-    senders.set(queue, sender);
-    return sender;
+    let link = links.get(queue);
+    if (link?.client !== client) {
+      link = { client, sender: client.createSender(queue) };
+      links.set(queue, link);
+    }
+    try {
+      await use(link.sender);
+      sending.succeeded();
+    } catch (error) {
+      sending.failed();
+      throw error;
+    }
   };
-  const send = async (queue: string, message: ServiceBusMessage) => (await senderOf(queue)).sendMessages(message);
+  const send = (queue: string, message: ServiceBusMessage) => bySender(queue, (sender) => sender.sendMessages(message));
   const receivings: Receiving[] = [];
   const now = place.now ?? Date.now;
 
@@ -68,8 +78,8 @@ export function createServiceBusQueue(place: ServiceBusPlace): JobQueue {
     async check() {
       // Opens the link to the queue if it is not open: whoever may send may do that, and servers may do no more. An
       // open one is beaten by AMQP's heart, and closed by the client if that stops.
-      const sender = await senderOf(place.queue);
-      await sender.createMessageBatch({ abortSignal: AbortSignal.timeout(CHECK_TIMEOUT_MS) });
+      const abortSignal = AbortSignal.timeout(CHECK_TIMEOUT_MS);
+      await bySender(place.queue, (sender) => sender.createMessageBatch({ abortSignal }));
     },
     async close() {
       await Promise.all(receivings.map((each) => each.stop()));

@@ -21,15 +21,39 @@ export interface ServiceBusPlace {
 /** The client waits for a minute for whatever was cut off, also when it is closed. Nobody else does. */
 const CLOSE_TIMEOUT_MS = 5000;
 
-/** A connection that is opened when it is first asked for. */
+/** How often in a row nothing may come of a client. Each time takes seconds, and whoever asks waits longer and longer. */
+const MOST_FAILURES = 3;
+
+/** A connection that is opened when it is first asked for, and anew when nothing comes of it any more. */
 export interface Connection {
   client(): Promise<ServiceBusClient>;
+  /** Something came of the client. */
+  succeeded(): void;
+  /**
+   * Nothing did. The third time in a row, whoever asks next gets another client: after a stall of the network this one may
+   * wait for itself for ever. It is closed when `rest` is over, which is still under way on it.
+   */
+  failed(rest?: Promise<unknown>): void;
   close(): Promise<void>;
 }
 
-export function connectOnce(place: ServiceBusPlace, retryOptions: RetryOptions): Connection {
+export function connection(place: ServiceBusPlace, retryOptions: RetryOptions): Connection {
   let opened: Promise<ServiceBusClient> | undefined;
+  let failures = 0;
   return {
+    succeeded() {
+      failures = 0;
+    },
+    failed(rest) {
+      failures += 1;
+      if (failures < MOST_FAILURES) return;
+      failures = 0;
+      const stuck = opened;
+      opened = undefined;
+      Promise.all([stuck, rest])
+        .then(([client]) => client?.close())
+        .catch(() => {});
+    },
     client() {
       opened ??= connect(place, retryOptions).catch((error) => {
         opened = undefined;
