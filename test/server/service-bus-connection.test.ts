@@ -11,13 +11,13 @@ function connected() {
 test("another client takes the place of one of which nothing has come three times in a row", async () => {
   const opened = connected();
   const first = await opened.client();
-  opened.failed();
-  opened.failed();
+  opened.failed(Promise.resolve());
+  opened.failed(Promise.resolve());
   opened.succeeded();
-  opened.failed();
-  opened.failed();
+  opened.failed(Promise.resolve());
+  opened.failed(Promise.resolve());
   expect(await opened.client()).toBe(first);
-  opened.failed();
+  opened.failed(Promise.resolve());
   const second = await opened.client();
   expect(second).not.toBe(first);
   expect(await opened.client()).toBe(second);

@@ -33,7 +33,7 @@ export interface Connection {
    * Nothing did. The third time in a row, whoever asks next gets another client: after a stall of the network this one may
    * wait for itself for ever. It is closed when `rest` is over, which is still under way on it.
    */
-  failed(rest?: Promise<unknown>): void;
+  failed(rest: Promise<unknown>): void;
   close(): Promise<void>;
 }
 
