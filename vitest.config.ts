@@ -5,9 +5,11 @@ import { defineConfig } from "vitest/config";
 const long = [
   "test/chaos/**/*.test.ts",
   "test/engine/**/*.test.ts",
+  "test/infra/cli/bridge.test.ts",
   "test/infra/cli/command.test.ts",
   "test/infra/cli/new-tool.test.ts",
   "test/contract/job-*.test.ts",
+  "test/server/process.test.ts",
   "test/server/replicas.test.ts",
   "test/server/sandbox.test.ts",
   "test/server/serve-stdio.test.ts",
