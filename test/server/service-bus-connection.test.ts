@@ -23,6 +23,12 @@ test("another client takes the place of one of which nothing has come three time
   expect(await opened.client()).toBe(second);
 });
 
+test("ending goes on when a client cannot be closed", async () => {
+  const opened = connected();
+  vi.spyOn(await opened.client(), "close").mockRejectedValue(new Error("It was cut off."));
+  await opened.close();
+});
+
 test("a client that was replaced is closed when what is under way on it is over", async () => {
   const opened = connected();
   const close = vi.spyOn(await opened.client(), "close");
