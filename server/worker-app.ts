@@ -2,6 +2,7 @@ import { type BuildOptions, buildCore, detailsOf, type Listeners, listener, work
 import type { Config } from "./config.ts";
 import { createReadiness, operatorPages, probes } from "./observability/health.ts";
 import type { JobBacking } from "./services/jobs/jobs.ts";
+import { within } from "./services/within.ts";
 
 /** How long what queue and store have answered to a probe is good for. */
 const ANSWER_MS = 5000;
@@ -47,18 +48,13 @@ function answersOf({ queue, store }: JobBacking, log: BuildOptions["log"]): () =
   let known: boolean | undefined;
   let asking: Promise<boolean> | undefined;
   const ask = async () => {
-    let timer: NodeJS.Timeout | undefined;
-    const silence = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(() => reject(new Error(`Neither answer nor error in ${PATIENCE_MS} ms.`)), PATIENCE_MS);
-    });
+    const silent = () => new Error(`Neither answer nor error in ${PATIENCE_MS} ms.`);
     try {
-      await Promise.race([Promise.all([queue.check(), store.check()]), silence]);
+      await within(PATIENCE_MS, Promise.all([queue.check(), store.check()]), silent);
       return true;
     } catch (error) {
       log.warn({ event: "jobs.unavailable", err: error });
       return false;
-    } finally {
-      clearTimeout(timer);
     }
   };
   // No probe waits for what is known: what is asked anew is for the next.

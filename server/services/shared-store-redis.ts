@@ -5,6 +5,7 @@ import type { TokenCredential } from "@azure/identity";
 import type { WatchedConnector } from "./resilience.ts";
 import { type SharedStore, StoreUnavailable } from "./shared-store.ts";
 import { type Bucket, TAKE_TOKENS_SCRIPT, type Taken, taken } from "./token-bucket.ts";
+import { within } from "./within.ts";
 
 export interface RedisOptions {
   readonly host: string;
@@ -78,7 +79,7 @@ export function createRedisStore({
         opened = await open(signal);
         // A connection that had trouble may be over it: asked again, it answers or is given up.
         while (!signal.aborted) {
-          await within(PROBE_TIMEOUT_MS, opened.take(PROBE_KEY, PROBE_BUCKET, 0, false));
+          await answered(PROBE_TIMEOUT_MS, opened.take(PROBE_KEY, PROBE_BUCKET, 0, false));
           const since = performance.now();
           connection = opened;
           tell(true);
@@ -104,7 +105,7 @@ export function createRedisStore({
     if (used === undefined) throw new StoreUnavailable("not connected");
     watched?.requested();
     try {
-      return await within(timeoutMs, command(used));
+      return await answered(timeoutMs, command(used));
     } catch (error) {
       watched?.failed(error);
       if (connection === used) {
@@ -193,7 +194,7 @@ async function connector({
     client.on("end", () => report("the connection ended"));
     signal.addEventListener("abort", destroy);
     try {
-      await within(CONNECT_TIMEOUT_MS, client.connect());
+      await answered(CONNECT_TIMEOUT_MS, client.connect());
     } catch (error) {
       destroy();
       throw error;
@@ -259,19 +260,9 @@ function pause(failures: number, signal: AbortSignal): Promise<void> {
   return setTimeout(ms, undefined, { signal, ref: false }).catch(() => {});
 }
 
-async function within<Result>(ms: number, answer: Promise<Result>): Promise<Result> {
-  // The client's own time-outs are for what it has not sent yet.
-  const late = Promise.withResolvers<never>();
-  const expire = () => late.reject(new Error(`no answer within ${ms} ms`));
-  // Where it was this process that had no time, the answer may be here, unread: it is read before the next immediate.
-  const timer = globalThis.setTimeout(() => setImmediate(expire), ms);
-  try {
-    return await Promise.race([answer, late.promise]);
-  } finally {
-    clearTimeout(timer);
-    answer.catch(() => {});
-  }
-}
+/** The client's own time-outs are for what it has not sent yet. */
+const answered = <Result>(ms: number, answer: Promise<Result>) =>
+  within(ms, answer, () => new Error(`no answer within ${ms} ms`));
 
 /** Redis's and Entra's own words, without what follows the first line. */
 function describe(reason: unknown): string {

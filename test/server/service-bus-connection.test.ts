@@ -11,13 +11,13 @@ function connected() {
 test("another client takes the place of one of which nothing has come three times in a row", async () => {
   const opened = connected();
   const first = await opened.client();
-  opened.failed(Promise.resolve());
-  opened.failed(Promise.resolve());
+  opened.failed();
+  opened.failed();
   opened.succeeded();
-  opened.failed(Promise.resolve());
-  opened.failed(Promise.resolve());
+  opened.failed();
+  opened.failed();
   expect(await opened.client()).toBe(first);
-  opened.failed(Promise.resolve());
+  opened.failed();
   const second = await opened.client();
   expect(second).not.toBe(first);
   expect(await opened.client()).toBe(second);
@@ -33,10 +33,12 @@ test("a client that was replaced is closed when what is under way on it is over"
   const opened = connected();
   const close = vi.spyOn(await opened.client(), "close");
   const rest = Promise.withResolvers<void>();
-  for (let times = 0; times < 3; times += 1) opened.failed(rest.promise);
+  const during = opened.during(rest.promise);
+  for (let times = 0; times < 3; times += 1) opened.failed();
   const second = vi.spyOn(await opened.client(), "close");
   expect(close).not.toHaveBeenCalled();
   rest.resolve();
+  await during;
   await vi.waitFor(() => expect(close).toHaveBeenCalledOnce());
   expect(second).not.toHaveBeenCalled();
 });

@@ -26,6 +26,7 @@ function clientOf(...receivers: (() => Promise<ServiceBusReceivedMessage[]>)[][]
   };
   return {
     client: async () => client as unknown as ServiceBusClient,
+    during: <Result>(work: Promise<Result>) => work,
     succeeded() {},
     failed() {},
     close: async () => {},

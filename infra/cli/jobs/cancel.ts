@@ -1,14 +1,12 @@
 import { changeJob } from "../../../server/services/jobs/change-job.ts";
-import { FINAL_STATES, type Job, type JobRef, type JobState } from "../../../server/services/jobs/job.ts";
+import { FINAL_STATES, type Job, type JobRef } from "../../../server/services/jobs/job.ts";
 import { cancelling } from "../../../server/services/jobs/next-step.ts";
 import { JobConflict, type JobStore } from "../../../server/services/jobs/store.ts";
+import { unfinishedJobs } from "../../../server/services/jobs/unfinished-jobs.ts";
 import { LEASE_MS } from "./dead-letters.ts";
 
 /** What became of a job that was to end. `asked`: it runs, and whoever runs it ends it within seconds. */
 export type Cancelled = "cancelled" | "asked" | "ended" | "kept";
-
-const UNFINISHED: readonly JobState[] = ["queued", "running"];
-const PAGE = 500;
 
 /** The jobs of one submitter, as `jobs list` names it, that have not ended. */
 export async function unfinishedOf(
@@ -17,12 +15,7 @@ export async function unfinishedOf(
 ): Promise<readonly Job[]> {
   const found: Job[] = [];
   for (const partition of partitions) {
-    let cursor: string | undefined;
-    do {
-      const page = await store.list({ partition, states: UNFINISHED, limit: PAGE, cursor });
-      found.push(...page.jobs.filter(({ caller }) => caller.subject === submitter));
-      cursor = page.cursor;
-    } while (cursor !== undefined);
+    for await (const job of unfinishedJobs(store, { partition })) if (job.caller.subject === submitter) found.push(job);
   }
   return found;
 }

@@ -1,6 +1,6 @@
 import { parseEnvironment } from "../../../server/config.ts";
 import { changeJob } from "../../../server/services/jobs/change-job.ts";
-import { after, FINAL_STATES, type Job, type JobRef } from "../../../server/services/jobs/job.ts";
+import { FINAL_STATES, type Job, type JobEvent, type JobRef } from "../../../server/services/jobs/job.ts";
 import { queuedJob } from "../../../server/services/jobs/jobs.ts";
 import { readMessage } from "../../../server/services/jobs/messages.ts";
 import type { DeadLetter, JobQueue } from "../../../server/services/jobs/queue.ts";
@@ -47,10 +47,9 @@ interface Jobs {
 export const LEASE_MS = parseEnvironment({}).JOB_LEASE_SECONDS * 1000;
 const NO_JOB =
   "The store has no such job (any more), or none that can be read: mcp-aks jobs replay mends that, or it can only be dropped.";
+const CONTENDED = "Others keep changing the job; see what it is, and try again.";
 const UNREADABLE =
   "Its message cannot be read by this version: use the one that the stack was deployed with, or it can only be dropped.";
-/** Tries again when somebody else has changed the row meanwhile. */
-const ROUNDS = 5;
 
 /**
  * What was set aside, letters first, the oldest first.
@@ -90,6 +89,23 @@ async function readable(store: JobStore, ref: JobRef): Promise<StoredJob | undef
   }
 }
 
+/** {@link changeJob} of a job, if there is one that can be read; `contended`: others change it without end. */
+async function change(
+  store: JobStore,
+  ref: JobRef,
+  decide: (stored: StoredJob) => readonly JobEvent[],
+  options?: { readonly owed: boolean },
+): Promise<Awaited<ReturnType<typeof changeJob>> | "contended"> {
+  try {
+    const stored = await store.read(ref);
+    return stored && (await changeJob(store, stored, decide, options));
+  } catch (error) {
+    if (error instanceof UnreadableJob) return undefined;
+    if (error instanceof JobConflict) return "contended";
+    throw error;
+  }
+}
+
 /**
  * Has a job run again. First the store says so, and owes the queue the message; whatever ends this process after that,
  * servers and workers see to it. Then the message is sent and the letter taken out; a second message does no harm.
@@ -100,46 +116,25 @@ export async function replay(
   { by, deadlineMs }: { readonly by: string; readonly deadlineMs: number },
 ): Promise<Settled> {
   if (ref === undefined) return { name, outcome: "kept", because: UNREADABLE };
-  for (let round = 1; round <= ROUNDS; round++) {
-    const stored = await readable(store, ref);
-    if (stored === undefined) {
-      return {
-        name,
-        job: ref.id,
-        outcome: "kept",
-        because: NO_JOB,
-      };
-    }
-    let { job } = stored;
-    const wasDead = job.state === "dead";
-    if (!wasDead && FINAL_STATES.has(job.state)) {
-      if (letter) await queue.deadLetters.drop(letter.sequence);
-      return { name, job: job.id, outcome: "ended", because: `It has ended since: ${job.state}.` };
-    }
-    if (wasDead) {
-      const at = new Date(store.now()).toISOString();
-      const deadline = new Date(store.now() + deadlineMs).toISOString();
-      const event = { type: "replayed", by, deadline, at } as const;
-      try {
-        ({ job } = await store.update(stored, after(job, event, ref), [event], { owed: true }));
-      } catch (error) {
-        if (error instanceof JobConflict) continue;
-        throw error;
-      }
-    }
-    // A message of its own: the queue may still know the first one, and would drop its like.
-    const message = queuedJob(job, true);
-    const moved = letter !== undefined && (await queue.deadLetters.replay(letter.sequence, message.id));
-    if (!moved) await queue.send(message);
-    await store.sent(ref);
-    return { name, job: job.id, outcome: wasDead ? "replayed" : "resent" };
-  }
-  return {
-    name,
-    job: ref.id,
-    outcome: "kept",
-    because: "Others keep changing the job; see what it is, and try again.",
+  const decide = ({ job }: StoredJob): readonly JobEvent[] => {
+    if (job.state !== "dead") return [];
+    const at = new Date(store.now()).toISOString();
+    return [{ type: "replayed", by, deadline: new Date(store.now() + deadlineMs).toISOString(), at }];
   };
+  const changed = await change(store, ref, decide, { owed: true });
+  if (changed === undefined) return { name, job: ref.id, outcome: "kept", because: NO_JOB };
+  if (changed === "contended") return { name, job: ref.id, outcome: "kept", because: CONTENDED };
+  const { job, events } = changed;
+  if (FINAL_STATES.has(job.state)) {
+    if (letter) await queue.deadLetters.drop(letter.sequence);
+    return { name, job: job.id, outcome: "ended", because: `It has ended since: ${job.state}.` };
+  }
+  // A message of its own: the queue may still know the first one, and would drop its like.
+  const message = queuedJob(job, true);
+  const moved = letter !== undefined && (await queue.deadLetters.replay(letter.sequence, message.id));
+  if (!moved) await queue.send(message);
+  await store.sent(ref);
+  return { name, job: job.id, outcome: events.length > 0 ? "replayed" : "resent" };
 }
 
 /** Takes a letter out for good. A job that had not ended is dead by that, and says why: nothing would ever run it. */
@@ -152,15 +147,14 @@ export async function drop({ store, queue }: Jobs, { name, letter, ref }: SetAsi
       because: "It has no message that could be dropped; the job stays dead.",
     };
   }
-  const stored = ref && (await readable(store, ref));
   const reason = `Its message was set aside by the queue (${letter.reason}), and dropped by an operator.`;
-  const changed =
-    stored &&
-    (await changeJob(store, stored, ({ job, readAt, changedAt }) => {
-      const runs = job.state === "running" && readAt - changedAt < LEASE_MS;
-      if (runs || FINAL_STATES.has(job.state)) return [];
-      return [{ type: "dead-lettered", reason, at: new Date(store.now()).toISOString() }];
-    }));
+  const decide = ({ job, readAt, changedAt }: StoredJob): readonly JobEvent[] => {
+    const runs = job.state === "running" && readAt - changedAt < LEASE_MS;
+    if (runs || FINAL_STATES.has(job.state)) return [];
+    return [{ type: "dead-lettered", reason, at: new Date(store.now()).toISOString() }];
+  };
+  const changed = ref && (await change(store, ref, decide));
+  if (changed === "contended") return { name, job: ref?.id ?? name, outcome: "kept", because: CONTENDED };
   if (changed !== undefined && !FINAL_STATES.has(changed.job.state)) {
     const because = "It is running; drop what is left of it when it has ended.";
     return { name, job: changed.job.id, outcome: "kept", because };

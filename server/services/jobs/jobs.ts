@@ -19,6 +19,7 @@ import { writeMessage } from "./messages.ts";
 import { cancelling, type JobRules, nextStep } from "./next-step.ts";
 import type { JobQueue } from "./queue.ts";
 import { InvalidCursor, JobConflict, type JobStore, type StoredJob, StoreFull } from "./store.ts";
+import { unfinishedJobs } from "./unfinished-jobs.ts";
 
 /** Who asks, and under which name jobs are its own: `ownerOf(callerKey(caller))`. */
 export interface Submitter {
@@ -119,7 +120,6 @@ const COUNT_MS = 10_000;
 const MOST_COUNTS = 1000;
 /** Tries to take a job of a key, of which there may be others that come and go. */
 const MOST_TRIES = 50;
-const UNFINISHED: readonly JobState[] = ["queued", "running"];
 
 /** What an answer is kept as; a run's own, so that no other's is ever taken for it. */
 export const resultName = (attempt: number) => `result-${attempt}`;
@@ -179,7 +179,7 @@ export function createJobs({ open, tools, rules, deadlineSeconds, observe }: Job
     const key = `${partition} ${owner}`;
     let count = counts.get(key);
     if (count === undefined || count.until < performance.now() || count.unfinished >= MOST_UNFINISHED) {
-      count = { until: performance.now() + COUNT_MS, unfinished: await unfinishedOf(store, partition, owner) };
+      count = { until: performance.now() + COUNT_MS, unfinished: await countUnfinished(store, partition, owner) };
     }
     counts.delete(key);
     counts.set(key, count);
@@ -309,22 +309,15 @@ async function isItsTurn(store: JobStore, job: Job): Promise<boolean> {
     if (!(await store.owesEarlier(job))) return true;
     await delay(waitMs);
   }
-  return false;
+  return !(await store.owesEarlier(job));
 }
 
 /** The earlier one may be on its way at this moment. */
 const TURN_WAITS_MS = [50, 100, 200, 400];
 
 /** Counts an owner's jobs that have not ended, as far as the bound. */
-async function unfinishedOf(store: JobStore, partition: string, owner: string): Promise<number> {
+async function countUnfinished(store: JobStore, partition: string, owner: string): Promise<number> {
   let count = 0;
-  let cursor: string | undefined;
-  do {
-    const page = await store.list({ partition, owner, states: UNFINISHED, limit: COUNT_PAGE, cursor });
-    count += page.jobs.length;
-    cursor = page.cursor;
-  } while (cursor !== undefined && count < MOST_UNFINISHED);
+  for await (const _job of unfinishedJobs(store, { partition, owner })) if (++count === MOST_UNFINISHED) break;
   return count;
 }
-
-const COUNT_PAGE = 500;

@@ -6,6 +6,7 @@ import type {
   ServiceBusReceiver,
   ServiceBusSessionReceiver,
 } from "@azure/service-bus";
+import { within } from "../within.ts";
 import type { Delivery, Receiving } from "./queue.ts";
 import type { Connection, ServiceBusPlace } from "./service-bus-connection.ts";
 import { bodyOf, copyOf } from "./service-bus-message.ts";
@@ -67,7 +68,6 @@ export function receiveFromServiceBus(source: Source): Receiving {
   const waiting = new Set<Waiting>();
   const reservations = new Set<(session: ServiceBusSessionReceiver) => void>();
   const held = new Set<() => void>();
-  const underWay = new Set<Promise<void>>();
   /** Gives back what came while stopping: once no slot has credit left, or it would go from one to the next, and count. */
   const cameTooLate: (() => Promise<void>)[] = [];
   const stopping = new AbortController();
@@ -195,11 +195,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
   }
 
   function handled(delivery: Delivery): Promise<void> {
-    const end = handle(delivery)
-      .catch(onError)
-      .finally(() => underWay.delete(end));
-    underWay.add(end);
-    return end;
+    return connection.during(handle(delivery).catch(onError));
   }
 
   function release(session: ServiceBusSessionReceiver, lock: Lock): void {
@@ -251,16 +247,14 @@ export function receiveFromServiceBus(source: Source): Receiving {
   async function unlessGivenUp(request: Promise<ServiceBusSessionReceiver>): Promise<ServiceBusSessionReceiver> {
     const givenUp = Promise.withResolvers<never>();
     giveUpRequest = givenUp.reject;
-    const late = new Error(`Service Bus did not answer a request for a session within ${SESSION_REQUEST_MS} ms.`);
-    const timer = setTimeout(() => givenUp.reject(late), SESSION_REQUEST_MS + OPEN_MS);
+    const late = () => new Error(`Service Bus did not answer a request for a session within ${SESSION_REQUEST_MS} ms.`);
     try {
-      return await Promise.race([request, givenUp.promise]);
+      return await within(SESSION_REQUEST_MS + OPEN_MS, Promise.race([request, givenUp.promise]), late);
     } catch (error) {
       request.then(giveBack, () => {});
       throw error;
     } finally {
       giveUpRequest = undefined;
-      clearTimeout(timer);
     }
   }
 
@@ -298,7 +292,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
     giveUpRequest?.(error);
     backoff ??= (async () => {
       onError(error);
-      connection.failed(Promise.all(underWay));
+      connection.failed();
       const longest = Math.min(FIRST_BACKOFF_MS * 2 ** failures, LAST_BACKOFF_MS);
       failures += 1;
       await delay(longest * (0.5 + Math.random() / 2), undefined, { signal: stopping.signal }).catch(() => {});
@@ -318,7 +312,7 @@ export function receiveFromServiceBus(source: Source): Receiving {
       delay(STOP_MS, undefined, { signal: enough.signal }).catch(() => {}),
     ]);
     enough.abort();
-    await Promise.allSettled(cameTooLate.splice(0).map((giveBack) => giveBack()));
+    await Promise.allSettled(cameTooLate.splice(0).map((abandon) => abandon()));
   }
 }
 
@@ -407,17 +401,13 @@ async function receiveOne(
 ): Promise<ServiceBusReceivedMessage | undefined> {
   const options = { maxWaitTimeInMs, ...(abortSignal && { abortSignal }) };
   const received = receiver.receiveMessages(1, options).then(([message]) => message);
-  const late = Promise.withResolvers<never>();
   const mostMs = maxWaitTimeInMs + OPEN_MS;
-  const error = new ReceiverStuck(`Service Bus gave a receiver neither a message nor none within ${mostMs} ms.`);
-  const timer = setTimeout(() => late.reject(error), mostMs);
+  const stuck = () => new ReceiverStuck(`Service Bus gave a receiver neither a message nor none within ${mostMs} ms.`);
   try {
-    return await Promise.race([received, late.promise]);
-  } catch (failure) {
+    return await within(mostMs, received, stuck);
+  } catch (error) {
     received.then((message) => message && receiver.abandonMessage(message)).catch(() => {});
-    throw failure;
-  } finally {
-    clearTimeout(timer);
+    throw error;
   }
 }
 

@@ -38,7 +38,6 @@ const ORDERED = "ordered-";
 export function createServiceBusQueue(place: ServiceBusPlace): JobQueue {
   const sending = connection(place, SENDING);
   const receiving = connection(place, RECEIVING);
-  const underWay = new Set<Promise<unknown>>();
   const links = new Map<string, { readonly client: ServiceBusClient; readonly sender: ServiceBusSender }>();
   const bySender = async (queue: string, use: (sender: ServiceBusSender) => Promise<unknown>): Promise<void> => {
     const client = await sending.client();
@@ -47,16 +46,12 @@ export function createServiceBusQueue(place: ServiceBusPlace): JobQueue {
       link = { client, sender: client.createSender(queue) };
       links.set(queue, link);
     }
-    const used = use(link.sender);
-    underWay.add(used);
     try {
-      await used;
+      await sending.during(use(link.sender));
       sending.succeeded();
     } catch (error) {
-      sending.failed(Promise.allSettled(underWay));
+      sending.failed();
       throw error;
-    } finally {
-      underWay.delete(used);
     }
   };
   const send = (queue: string, message: ServiceBusMessage) => bySender(queue, (sender) => sender.sendMessages(message));

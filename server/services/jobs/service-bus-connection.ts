@@ -27,30 +27,41 @@ const MOST_FAILURES = 3;
 /** A connection that is opened when it is first asked for, and anew when nothing comes of it any more. */
 export interface Connection {
   client(): Promise<ServiceBusClient>;
+  /** Something that is done by the client; it is not closed meanwhile, when another takes its place. */
+  during<Result>(work: Promise<Result>): Promise<Result>;
   /** Something came of the client. */
   succeeded(): void;
   /**
    * Nothing did. The third time in a row, whoever asks next gets another client: after a stall of the network this one may
-   * wait for itself for ever. It is closed when `rest` is over, which is still under way on it.
+   * wait for itself for ever. It is closed when what is done by it is over.
    */
-  failed(rest: Promise<unknown>): void;
+  failed(): void;
   close(): Promise<void>;
 }
 
 export function connection(place: ServiceBusPlace, retryOptions: RetryOptions): Connection {
   let opened: Promise<ServiceBusClient> | undefined;
   let failures = 0;
+  const underWay = new Set<Promise<unknown>>();
   return {
+    async during(work) {
+      underWay.add(work);
+      try {
+        return await work;
+      } finally {
+        underWay.delete(work);
+      }
+    },
     succeeded() {
       failures = 0;
     },
-    failed(rest) {
+    failed() {
       failures += 1;
       if (failures < MOST_FAILURES) return;
       failures = 0;
       const stuck = opened;
       opened = undefined;
-      Promise.all([stuck, rest])
+      Promise.all([stuck, Promise.allSettled(underWay)])
         .then(([client]) => client?.close())
         .catch(() => {});
     },
